@@ -21,8 +21,8 @@ from llmc.evaluate.rows import EngineOptions
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.sample import model as sampling
-from llmc.sample.model import LoadedModel
+from llmc.sample import loaded
+from llmc.sample.loaded import LoadedModel
 from llmc.setting import nearest
 from llmc.text.encodings import encoding_named
 from llmc.text.reading import KEEP, Reading
@@ -207,7 +207,7 @@ def load(
         BadData: a file is damaged, or the model's tokenizer is unknown.
     """
     place = Workspace(Path(workspace))
-    return sampling.load(place, run_or_file, last=last, dtype=dtype, threads=threads, report=report)
+    return loaded.load(place, run_or_file, last=last, dtype=dtype, threads=threads, report=report)
 
 
 def evaluate(

@@ -1,39 +1,26 @@
-"""Settings as frozen dataclasses, and presets as TOML files that hold differences only.
+"""The settings of training and sampling, as frozen dataclasses: one table each.
 
-Flags win over the file, the file over the defaults. A preset lives in ``configs/`` and is named
-without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are ``[model]``,
-``[train]`` and ``[sample]``, plus ``tokenizer = "…"`` at the top. ``data`` and
-``val_data`` stand at the top or in ``[train]``, a string or a list of what the options take.
+Options, ``--help``, checks and docs/reference/settings.md are made of these tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from llmc import parsing, setting
-from llmc.errors import BadData, Usage
-from llmc.model import ModelConfig
-from llmc.paths import shipped_dir
+from llmc.model import LARGEST
 from llmc.setting import (
     BELOW_1,
     MOST,
     Checked,
     OnResume,
-    T,
     make_setting,
-    nearest,
-    overridden,
     settings_table,
-    take_texts,
 )
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
-WINDOWS = ("packed", "aligned")  # how windows lie in the text
+WINDOWS = ("packed", "aligned")
 MOST_STEPS = 10**9  # means no limit, here and in the engine
 MOST_SHARES = 256  # as many as ranks
 MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
@@ -42,7 +29,6 @@ OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 DTYPES = ("fp32", "bf16")
 SAMPLE_DTYPES = ("fp32", "bf16", "int8")
 DEFAULT_BUDGET = "10m"  # of a run whose model is chosen by the time
-TEXTS = ("data", "val_data")  # of a preset, not settings
 
 DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
 MEMORY, SAVING, MACHINE = "Batch and memory", "Evaluation and saving", "Machine"
@@ -93,16 +79,16 @@ class TrainConfig(Checked):
     batch_size: int = _memory(
         4, "B, rows in a batch", "ROWS", low=1, high=65536, resume=OnResume.RECORDED
     )
-    seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=2**24)
+    seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=LARGEST["context"])
     total_batch_size: int = _memory(
         0,
-        "Tokens in an update, a multiple of shares x B x T, by gradient accumulation (0: that)",
+        "Tokens in an update, by gradient accumulation (0: shares x B x T, else a multiple of it)",
         "TOKENS",
         high=10**12,
     )
     optimizer: str = _optimizer(
         "adamw",
-        "Optimizer of the matrices in the blocks; AdamW updates all else",
+        "Optimizer of the matrices in the layers; AdamW updates all other weights",
         "NAME",
         choices=OPTIMIZERS,
         resume=OnResume.REFUSED,
@@ -149,16 +135,22 @@ class TrainConfig(Checked):
     seed: int = _machine(1337, "Random seed", high=2**53, resume=OnResume.REFUSED)
     shares: int = _machine(
         0,
-        "Parts in which an update's gradient is summed, on up to as many ranks (0: one for each)",
+        "Parts in which an update's gradient is summed, on as many ranks at most (0: one per rank)",
         unit="shares",
         high=MOST_SHARES,
     )
     exchange_dtype: str = _machine(
-        "fp32", "Type of the shares: bf16 halves what ranks exchange", "TYPE", choices=DTYPES
+        "fp32",
+        "Type of the gradients that ranks exchange",
+        "TYPE",
+        choices=DTYPES,
     )
     shuffle: bool = _data(True, "Visit windows of T tokens in random order, not in text order")
     windows: str = _data(
-        "packed", "Begin windows with documents where they fit: aligned", "NAME", choices=WINDOWS
+        "packed",
+        "How windows lie in the text; aligned ones begin with documents where they fit",
+        "NAME",
+        choices=WINDOWS,
     )
     dtype: str = _memory(
         "fp32",
@@ -261,138 +253,3 @@ class SampleConfig(Checked):
 
 TRAIN_SETTINGS = settings_table(TrainConfig)
 SAMPLE_SETTINGS = settings_table(SampleConfig)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A recipe: a model's shape, how to train it, how to sample from it, and its tokenizer.
-
-    ``names_steps`` and ``names_seq_len`` tell whether its file says how many steps to train, and T;
-    ``named_shape`` has the dimensions of the model that it names. ``data`` and ``val_data`` are
-    texts as ``--data`` takes them.
-    """
-
-    name: str = "defaults"
-    tokenizer: str | None = None
-    names_steps: bool = False
-    names_seq_len: bool = False
-    named_shape: tuple[str, ...] = ()
-    data: tuple[str, ...] = ()
-    val_data: tuple[str, ...] = ()
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-
-
-def preset_names() -> list[str]:
-    """Return the names of the presets that come with llmc."""
-    return sorted(path.stem for path in shipped_dir("configs").glob("*.toml"))
-
-
-def load_preset(name_or_path: str) -> Preset:
-    """Read a preset by name or path.
-
-    Raises:
-        Usage: there is no such preset, or it holds an unknown key, a wrong type or broken TOML.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = shipped_dir("configs") / f"{name_or_path}.toml"
-        if not path.is_file():
-            raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
-    values = read_toml(path)
-    texts: dict[str, Any] = {key: take_texts(values, key, path) for key in TEXTS}
-    return replace(preset_of(path.stem, values, str(path)), **texts)
-
-
-def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:
-    """Return a preset from its tables; ``where`` is the file that messages name.
-
-    Raises:
-        Usage: an unknown key, a wrong type, or a value out of its range.
-    """
-    _check_keys(values, ("tokenizer", "model", "train", "sample"), where)
-    tokenizer = values.get("tokenizer")
-    if not isinstance(tokenizer, str | None):
-        raise Usage(f'{where}: tokenizer must be a string such as "bpe:2048"')
-    defaults = Preset()
-    model, train, sample = (
-        _updated(getattr(defaults, table), values.get(table, {}), f"{where} [{table}]")
-        for table in ("model", "train", "sample")
-    )
-    names = values.get("train", {})
-    return Preset(
-        name,
-        tokenizer,
-        "steps" in names,
-        "seq_len" in names,
-        tuple(values.get("model", {})),
-        model=model,
-        train=train,
-        sample=sample,
-    )
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a preset or of a run's ``config.toml``, unchecked.
-
-    Raises:
-        Usage, BadData: it cannot be read, or is not TOML; it is nested too deep or too large.
-    """
-    try:
-        return parsing.read_toml(path)
-    except OSError as error:
-        raise Usage(f"cannot read the config {path}: {error.strerror}") from error
-    except parsing.Unparsable as error:
-        raise BadData(f"{path} is no settings: {error}") from error
-    except ValueError as error:
-        raise Usage(f"{path} is not valid TOML: {error}") from error
-
-
-def settings_of(preset: Preset, flags: Mapping[str, Any]) -> TrainConfig:
-    """Return a preset's training settings with the flags that were given put over them.
-
-    The default number of steps is for a run that nothing else ends: time, tokens or epochs without
-    steps leave those open.
-
-    Raises:
-        Usage: a setting is out of its range.
-    """
-    settings = in_val_tokens(overridden(preset.train, flags), flags)
-    settings.check_new()
-    open_ended = settings.bounded and not preset.names_steps and flags.get("steps") is None
-    return replace(settings, steps=MOST_STEPS) if open_ended else settings
-
-
-def in_val_tokens(settings: TrainConfig, flags: Mapping[str, Any]) -> TrainConfig:
-    """Return settings whose validation is measured in tokens, so that it does not depend on B.
-
-    Raises:
-        Usage: the flags give it in tokens and in batches.
-    """
-    tokens, batches = flags.get("val_tokens"), flags.get("val_batches")
-    if tokens is not None and batches:
-        raise Usage("--val-tokens and --val-batches exclude each other: give one")
-    if tokens is None and settings.val_batches:
-        tokens = settings.val_batches * settings.batch_size * settings.seq_len
-    return overridden(settings, {"val_tokens": tokens, "val_batches": 0})
-
-
-def _updated(settings: T, table: object, where: str) -> T:
-    """Put a TOML table over a dataclass, checking names and types."""
-    if not isinstance(table, dict):
-        raise Usage(f"{where} must be a table")
-    _check_keys(table, vars(settings), where)
-    values = {}
-    for key, value in table.items():
-        values[key] = setting.as_typed(settings, key, value)
-        if values[key] is None:
-            wanted = type(getattr(settings, key)).__name__
-            raise Usage(f"{where}: {key} must be {wanted}, not {value!r}")
-    return overridden(settings, values)
-
-
-def _check_keys(table: Iterable[str], known: Iterable[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise Usage(f"{where}: unknown key '{key}'{nearest(key, known)}")

@@ -10,9 +10,11 @@ from enum import IntEnum
 
 from llmc.addresses import without_secrets
 
+BUG = "this is a bug in llmc, please report it"
+
 
 class ExitCode(IntEnum):
-    """Exit codes; the same enum stands in ``native/base/util.h``."""
+    """Exit codes; ``native/base/util.h`` has all but COMPILE, which the engine has no use for."""
 
     OK = 0
     BAD_DATA = 1
@@ -21,8 +23,8 @@ class ExitCode(IntEnum):
     COMPILE = 4
     NOT_FINITE = 5
     INTERNAL = 70
-    KILLED = 137
     INTERRUPTED = 130
+    KILLED = 137
 
 
 class LlmcError(Exception):

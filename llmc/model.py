@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 
 from llmc.errors import Usage
 
-# The largest dimensions, the same as in native/files/checkpoint.c: far beyond any GPT-2, so that a
-# file which claims more is damaged.
-MOST = {
+# The largest dimensions, the same as in native/model/gpt2.h: far beyond any GPT-2, so that a file
+# which claims more is damaged.
+LARGEST = {
     "layers": 1 << 12,
     "heads": 1 << 20,
     "channels": 1 << 20,
@@ -32,16 +32,16 @@ class ModelConfig:
         """Refuse shapes that no GPT-2 has.
 
         Raises:
-            Usage: a dimension is not positive or beyond ``MOST``, or the heads do not divide the
+            Usage: a dimension is not positive or beyond ``LARGEST``, or the heads do not divide the
                 channels.
         """
         for item in fields(self):
             value = getattr(self, item.name)
             if value < 1:
                 raise Usage(f"the model's {item.name} must be at least 1, not {value}")
-            if value > MOST[item.name]:
+            if value > LARGEST[item.name]:
                 raise Usage(
-                    f"the model's {item.name} must be at most {MOST[item.name]:,}, not {value:,}"
+                    f"the model's {item.name} must be at most {LARGEST[item.name]:,}, not {value:,}"
                 )
         if self.channels % self.heads:
             raise Usage(

@@ -45,7 +45,7 @@ def _is_deep(text: str) -> bool:
     for _ in range(MOST_DEPTH):
         inner = _PAIR.sub(b"", left)
         if len(inner) == len(left):
-            return False  # or it is no JSON
+            return False  # or it is not JSON
         left = inner
     return bool(left)
 

@@ -7,9 +7,10 @@ import glob
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,9 +119,22 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
 
 
+def _check_replaceable(path: Path) -> None:
+    """Refuse a device or a pipe: the rename would put a file in its place.
+
+    Raises:
+        Usage: there is one.
+    """
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise Usage(f"{path} is a device or a pipe, which a file would replace: name a file")
+
+
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside ``path``, where it is made before it is renamed into place."""
+    _check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -149,6 +163,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never half of it; a failure leaves nothing behind.
 
     Raises:
+        Usage: a device or a pipe is there.
         BadData: the disk is full, or the place cannot be written.
     """
     with _scratch(path) as folder:
@@ -196,7 +211,7 @@ def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
         BadData: the disk is full, or the place cannot be written.
     """
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise Usage(f"{path} is there already and is no folder: choose another --out")
+        raise Usage(f"{path} is there already and is not a folder: choose another --out")
     if path.exists() and (others := sorted({each.name for each in path.iterdir()} - {*names})):
         raise Usage(
             f"{path} is there already and holds something else ({others[0]}): choose another --out"

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from pathlib import Path
 from typing import Any, TypeVar
 
 from llmc.errors import Usage
@@ -174,24 +173,6 @@ def typed_number(number: float) -> str:
     """Return a number as it can be typed: whole ones with all of their digits."""
     whole = isinstance(number, int) or number.is_integer()
     return str(int(number)) if whole else f"{number:g}"
-
-
-def take_texts(values: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
-    """Take the texts of ``data`` or ``val_data`` out of a preset's tables.
-
-    Raises:
-        Usage: they are no text and no list of texts, or given twice.
-    """
-    tables = [table for table in (values, values.get("train")) if isinstance(table, dict)]
-    found = [table.pop(key) for table in tables if key in table]
-    if len(found) > 1:
-        raise Usage(f"{path} has {key} at the top and in [train]: leave one out")
-    texts = found[0] if found else []
-    texts = [texts] if isinstance(texts, str) else texts
-    whole = isinstance(texts, list) and all(isinstance(each, str) and each for each in texts)
-    if not whole or (found and not texts):
-        raise Usage(f'{path}: {key} must be a text or a list such as ["A", "B:0.3"]')
-    return tuple(texts)
 
 
 def overridden(settings: T, flags: Mapping[str, Any]) -> T:

@@ -67,7 +67,7 @@ def seconds_of(text: str) -> float:
         return float(text)
     found = re.fullmatch("".join(f"(?:{number}{unit})?" for unit in UNITS), text)
     if not text or found is None:
-        raise ValueError(f"'{text}' is no time: write it as 2h, 1h30m, 90m or 45s")
+        raise ValueError(f"'{text}' is not a time: write it as 2h, 1h30m, 90m or 45s")
     parts = zip(found.groups(), UNITS.values(), strict=True)
     return sum(float(part) * seconds for part, seconds in parts if part is not None)
 
@@ -90,7 +90,7 @@ def count_of(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)([kKMBG]?)", text.replace("_", ""))
     number = Decimal(found[1]) * COUNTS[found[2]] if found is not None else Decimal("NaN")
     if number.is_nan() or number >= 2**63 or number % 1:
-        raise ValueError(f"'{text}' is no whole number: write it as 250000, 1e6 or 10M")
+        raise ValueError(f"'{text}' is not a whole number: write it as 250000, 1e6 or 10M")
     return int(number)
 
 
@@ -104,4 +104,4 @@ def number_of(text: str) -> float:
     try:
         return float(text if scale == 1 else text[:-1]) * (scale or math.nan)
     except ValueError:
-        raise ValueError(f"'{text}' is no number: write it as 0.1, 3e-4 or 10M") from None
+        raise ValueError(f"'{text}' is not a number: write it as 0.1, 3e-4 or 10M") from None

@@ -1,4 +1,4 @@
-/* The subcommands: one file each. argc and argv begin behind the subcommand's name; the result is the
+/* The subcommands: one file each. argc and argv begin after the subcommand's name; the result is the
  * exit code. */
 #ifndef LLMC_COMMANDS_H
 #define LLMC_COMMANDS_H

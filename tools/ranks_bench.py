@@ -125,7 +125,8 @@ def ddp_rank(rank: int, shape: Shape, steps: int, port: int) -> None:
     from torch.nn.utils import get_total_norm
 
     from llmc.check.torch_model import GPT2
-    from llmc.config import TrainConfig, load_preset
+    from llmc.config import TrainConfig
+    from llmc.preset import load_preset
 
     torch.set_num_threads(shape.threads)
     torch.manual_seed(1)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from llmc.config import Preset, load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import cpu_name, default_threads
 from llmc.model import flops_per_token
+from llmc.preset import Preset, load_preset, preset_names
 from llmc.setting import flags_of
 from llmc.tokens.files import write_tokens
 from llmc.units import megabytes

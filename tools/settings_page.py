@@ -18,13 +18,13 @@ This page is generated from `llmc/config.py` by `python -m tools.settings_page`.
 A setting has one name: `val_every` in a preset and in Python is `--val-every` on the command line.
 An option wins over the preset (`--config`), and the preset over the default. Whole numbers can be
 typed as `250000`, `65k`, `1e6`, `10M` or `4G`, times as `2h`, `1h30m`, `90m` or `45s`. A preset
-takes plain numbers, and times as text. `data` and `val_data`, which are no settings, may stand in
-a preset too: `data = ["A", "B:0.3"]` [mixes texts](../guide/data-order.md#mix-texts).
+takes plain numbers, and times as text. A preset may also name
+`data` and `val_data`: `data = ["A", "B:0.3"]` [mixes texts](../guide/data-order.md#mix-texts).
 
 The last column says whether `llmc train --resume` accepts a new value. *Yes, with other bits*: the
-steps to come are not, bit for bit, those of an undisturbed run; this is said, and recorded with the
-step. *No*: the order of the data follows from it. A resume keeps the tokens of an update: another
-`--batch-size`, or other `--shares`, must divide its rows.
+steps to come are not, bit for bit, those of an undisturbed run. A note says so, and `run.json`
+records the change with its step. *No*: the order of the data follows from it. A resume keeps the
+tokens of an update: another `--batch-size`, or other `--shares`, must divide its rows.
 
 `--threads` and `--launch COMMAND` belong to the machines and not to the run: no preset holds them,
 and each resume takes its own. `--launch` (or the variable `LLMC_LAUNCH`) starts several ranks, each

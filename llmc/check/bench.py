@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from llmc.check.timing import Event, Timing, TorchProcess, attention_of, comparison, in_pairs
-from llmc.config import load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import default_threads, instruction_sets
 from llmc.errors import Usage
 from llmc.installation import install_command
 from llmc.model import ModelConfig, attention_flops, gemm_flops, step_flops
+from llmc.preset import load_preset, preset_names
 from llmc.report import SILENT, Report
 from llmc.units import milliseconds
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmc import errors
 from llmc.check.debug_state import DebugState, read_debug_state
 from llmc.check.known_answers import MODEL, TRAIN, Answers, answers_of, tensors, tokens
 from llmc.engine.process import Engine
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 THREADS = (1, 2, 3)
 STEPS_TO_REPEAT = 3
-BUG = "this is a bug in llmc, please report it with the output of 'llmc doctor --json'"
+BUG = f"{errors.BUG} with the output of 'llmc doctor --json'"
 BEST = ""  # an LLMC_ISA that leaves the choice to the engine
 
 

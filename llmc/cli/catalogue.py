@@ -31,6 +31,7 @@ COMMANDS = {
         MAIN,
         "Train a model. Ctrl-C finishes the step and saves.",
         "guide/training.md",
+        ("llmc train --for 30m", "choose the model and every setting for this time"),
         ("llmc train --config python-stdlib", "train a small GPT with a preset"),
         ("llmc train --config python-stdlib --dry-run", "show memory and time, write nothing"),
         ("llmc train --resume", "continue the newest run"),
@@ -60,7 +61,7 @@ COMMANDS = {
         "Measure a model: loss, perplexity, bits per byte, HellaSwag.",
         "guide/eval.md",
         ("llmc eval", "the newest run on its validation tokens"),
-        ("llmc eval gpt2 --task hellaswag", "OpenAI's GPT-2 on HellaSwag"),
+        ("llmc eval models/gpt2.bin --task hellaswag", "OpenAI's GPT-2 on HellaSwag"),
     ),
     "runs": About(
         RUNS,

@@ -40,7 +40,7 @@ def prepared(workspace: Workspace) -> list[str]:
 
 def presets(_workspace: Workspace) -> list[str]:
     """Return the names of the presets."""
-    from llmc.config import preset_names
+    from llmc.preset import preset_names
 
     return preset_names()
 

@@ -78,7 +78,7 @@ class Prompt(ABC):
 
     @abstractmethod
     def answer(self, prompt: str) -> None:
-        """Write the text for a line that is no command.
+        """Write the text for a line that is not a command.
 
         Raises:
             LlmcError: the engine has ended.

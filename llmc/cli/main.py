@@ -28,7 +28,7 @@ from llmc.cli.ranks import leave, take_part
 from llmc.cli.streams import Output, discard, open_closed_streams
 from llmc.cli.suggestions import nearest_flag
 from llmc.cli.ui import Ui
-from llmc.errors import ExitCode, Interrupted, LlmcError
+from llmc.errors import BUG, ExitCode, Interrupted, LlmcError
 from llmc.paths import Workspace
 
 
@@ -240,14 +240,14 @@ def _code_of_bug(ui: Ui, error: Exception) -> int:
         sys.stderr.write(without_secrets("".join(traceback.format_exception(error))))
         return ExitCode.INTERNAL
     ui.error(
-        f"internal error: {type(error).__name__}: {error}; this is a bug in llmc, "
-        "please report it with the output of the same command under LLMC_TRACEBACK=1"
+        f"internal error: {type(error).__name__}: {error}; {BUG} with the output of the same "
+        "command under LLMC_TRACEBACK=1"
     )
     return ExitCode.INTERNAL
 
 
 def _code_of_output(ui: Ui, reason: OSError) -> int:
-    """Return the exit code where stdout cannot be written; a reader that left is no error."""
+    """Return the exit code where stdout cannot be written; a reader that left is not an error."""
     if isinstance(reason, BrokenPipeError):
         return ExitCode.OK
     why = "it is closed" if reason.errno == errno.EBADF else reason.strerror

@@ -161,7 +161,7 @@ def with_pattern(tokenizer: str | None, pattern: str | None) -> str | tokenizers
     """Return what ``--tokenizer`` and ``--pattern`` name together.
 
     Raises:
-        Usage: the tokenizer takes no pattern, or the pattern is no regular expression.
+        Usage: the tokenizer takes no pattern, or the pattern is not a regular expression.
     """
     if pattern is None:
         return tokenizer

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
+from llmc.errors import (
+    BUG,
+    BadData,
+    ExitCode,
+    Interrupted,
+    Killed,
+    LlmcError,
+    LossNotFinite,
+    Usage,
+)
 
 # A launcher may put the rank in front of a line: "[1,0]<stderr>: ", "[0] ", "0: ".
 SENTENCE = re.compile(r"^(?:\[[^\]]*\](?:<\w+>)?:?\s*|\s*\d+:\s*)?error: (.*)")
@@ -48,6 +58,22 @@ class Ended(NamedTuple):
     kind: type[LlmcError]  # the error of the exit code
 
 
+def not_started(program: str, error: OSError, launcher: Sequence[str]) -> LlmcError:
+    """Return the error of a program that the system did not start: the engine, or a launcher."""
+    kind: type[LlmcError] = BadData
+    advice = "" if launcher else "; run 'llmc build --force'"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        kind, advice = Usage, "; allow more open files (ulimit -n)"
+    elif error.errno in (errno.EAGAIN, errno.ENOMEM):
+        kind, advice = Usage, "; close other programs, or allow more processes (ulimit -u)"
+    elif error.errno == errno.EACCES and not launcher:
+        advice = (
+            "; run 'llmc build --force', or set LLMC_CACHE_DIR to a folder on a disk from which "
+            "programs may be started (one mounted with noexec allows none)"
+        )
+    return kind(f"cannot start {program}: {error.strerror}{advice}")
+
+
 def of_engine(name: str, ended: Ended) -> LlmcError:
     """Return the error of the engine, which messages call ``name``."""
     code, sentences, lines, kind = ended
@@ -68,7 +94,7 @@ def of_engine(name: str, ended: Ended) -> LlmcError:
     findings = [line for line in lines if "panic: " in line or "runtime error: " in line]
     words = (findings or list(lines))[-3:]
     output = f", after printing: {' / '.join(words)}" if words else ""
-    return kind(f"{name} ended with {end}{output}; this is a bug in llmc, please report it")
+    return kind(f"{name} ended with {end}{output}; {BUG}")
 
 
 def of_launcher(
@@ -93,7 +119,7 @@ def of_launcher(
     said = " ".join(" ".join(lines).replace("=", " ").split())
     found = next((match for each in BY_SIGNAL if (match := each.search(said))), None)
     if found is not None and found.groupdict().get("number") not in BY_HAND:
-        return Killed(_killed(found.groupdict()))
+        return _killed(found.groupdict())
     words = re.sub(r"-{5,}", " ", said).strip()
     if program in words and MISSING.search(words):
         return kind(
@@ -101,13 +127,15 @@ def of_launcher(
             "or let them share the folder that LLMC_CACHE_DIR names"
         )
     shown = f": {words[:MOST_WORDS]}" if words else ", and said nothing"
+    if code not in set(ExitCode):  # not the engine's: the launcher has failed
+        kind = Usage
     return kind(f"{launcher} ended with exit code {code}{shown}")
 
 
-def _killed(found: dict[str, str | None]) -> str:
+def _killed(found: dict[str, str | None]) -> LlmcError:
     which = f"rank {found['rank']}" if found.get("rank") else "a rank"
     number = f"signal {found['number']}, " if found.get("number") else ""
-    memory = ""
+    what = f"{which} on {found['machine']} was killed ({number}{found['name']})"
     if found["name"] == "Killed":
-        memory = ", perhaps because memory ran out there"
-    return f"{which} on {found['machine']} was killed ({number}{found['name']}){memory}"
+        return Killed(f"{what}, perhaps because memory ran out there")
+    return LlmcError(f"{what}; this is a bug in llmc or in its MPI, please report it")

@@ -19,7 +19,7 @@ from typing import Any
 
 from llmc.engine.process import Engine
 from llmc.engine.protocol import LONGEST_LINE, End, Ready, Request, Token, event_of
-from llmc.errors import LlmcError, Usage
+from llmc.errors import BUG, LlmcError, Usage
 
 Deliver = Callable[[Token | End], object]
 
@@ -131,9 +131,7 @@ class Generator:
 
     def _read(self) -> None:
         """Read events until the engine ends; runs in a thread of its own."""
-        failure = LlmcError(
-            "the engine ended unexpectedly; this is a bug in llmc, please report it"
-        )
+        failure = LlmcError(f"the engine ended unexpectedly; {BUG}")
         try:
             with self._engine as engine:
                 self._writer.start()

@@ -15,6 +15,21 @@ from llmc.errors import Usage
 
 MOST_THREADS = 256  # of the engine (POOL_MAX_THREADS)
 
+# Generations of server CPUs, which a virtual machine names vaguely ("AMD EPYC"): vendor, family and
+# models, as Linux groups them (arch/x86/kernel/cpu/amd.c, arch/x86/include/asm/intel-family.h).
+_GENERATIONS = (
+    ("AuthenticAMD", 0x17, ((0x30, 0x3F), (0x60, 0x7F), (0x90, 0xAF)), "Zen 2"),
+    ("AuthenticAMD", 0x19, ((0x00, 0x0F), (0x20, 0x5F)), "Zen 3"),
+    ("AuthenticAMD", 0x19, ((0x10, 0x1F), (0x60, 0xAF)), "Zen 4"),
+    ("AuthenticAMD", 0x1A, ((0x00, 0x2F), (0x40, 0x4F), (0x60, 0x7F)), "Zen 5"),
+    ("GenuineIntel", 6, ((0x55, 0x55),), "Skylake"),
+    ("GenuineIntel", 6, ((0x6A, 0x6A), (0x6C, 0x6C)), "Ice Lake"),
+    ("GenuineIntel", 6, ((0x8F, 0x8F),), "Sapphire Rapids"),
+    ("GenuineIntel", 6, ((0xCF, 0xCF),), "Emerald Rapids"),
+    ("GenuineIntel", 6, ((0xAD, 0xAE),), "Granite Rapids"),
+)
+_WITH_AMX = ("Sapphire Rapids", "Emerald Rapids", "Granite Rapids")
+
 
 def available_cpus() -> int:
     """Return how many logical CPUs this process may keep busy: its affinity, its group's quota."""
@@ -164,35 +179,45 @@ def chosen_isa(binary: Path, dtype: str, preferred: str | None = None) -> str:
 
 
 def cpu_name() -> str:
-    """Return the name of the CPU model, or its architecture where the system gives no name."""
+    """Return the name of the CPU model, or its architecture where the system gives no name.
+
+    Its generation follows where that is known: ``AMD EPYC (Zen 4)``.
+    """
     if platform.system() == "Darwin":
         done = run_quietly(["sysctl", "-n", "machdep.cpu.brand_string"])
         found = done.output.strip() if done.code == 0 else ""
     else:
-        match = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
-        found = match[1].strip() if match else ""
-    return found or platform.machine()
+        found = _cpu_info("model name")
+    name, generation = found or platform.machine(), cpu_generation()
+    return f"{name} ({generation})" if generation else name
+
+
+def cpu_generation() -> str | None:
+    """Return the generation of an x86 server's CPU by its family and model; None if unknown."""
+    vendor, family, model = (_cpu_info(key) for key in ("vendor_id", "cpu family", "model"))
+    if not (family.isdigit() and model.isdigit()):
+        return None
+    for maker, number, models, name in _GENERATIONS:
+        known = any(low <= int(model) <= high for low, high in models)
+        if (vendor, int(family)) == (maker, number) and known:
+            return name
+    return None
 
 
 def cpu_identity() -> str:
     """Return the CPU's name and instruction sets; virtual CPUs have vague names."""
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    return f"{cpu_name()} {match[1] if match else ''}"
+    return f"{cpu_name()} {_cpu_info('flags') or _cpu_info('Features')}"
 
 
 def hidden_amx() -> bool:
-    """Return whether this CPU has AMX, and the system or the virtual machine hides it.
+    """Return whether this CPU has AMX, and the system or the virtual machine hides it."""
+    return cpu_generation() in _WITH_AMX and "amx_tile" not in _cpu_info("flags").split()
 
-    The models are those of Sapphire, Emerald and Granite Rapids (Linux, ``intel-family.h``).
-    """
-    info = _text("/proc/cpuinfo")
-    found = {
-        name: match[1] if (match := re.search(rf"^{name}\s*:\s*(.*)$", info, re.MULTILINE)) else ""
-        for name in ("vendor_id", "cpu family", "model", "flags")
-    }
-    rapids = found["model"] in {"143", "207", "173", "174"} and found["cpu family"] == "6"
-    intel = found["vendor_id"] == "GenuineIntel"
-    return intel and rapids and "amx_tile" not in found["flags"].split()
+
+def _cpu_info(key: str) -> str:
+    """Return what Linux says of the first CPU under a key, empty where it says nothing."""
+    match = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return match[1].strip() if match else ""
 
 
 class Memory(NamedTuple):
@@ -208,7 +233,7 @@ def memory(binary: Path) -> Memory:
     The second respects the control groups of a container, and ``LLMC_MEMORY``.
 
     Raises:
-        LlmcError: the engine failed, or LLMC_MEMORY is no number.
+        LlmcError: the engine failed, or LLMC_MEMORY is not a number.
     """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with Engine([str(binary), "memory"]) as engine:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from llmc.engine import endings
 from llmc.engine.launcher import ALONE, Launch
 from llmc.errors import (
+    BUG,
     BadData,
     CompileFailed,
     ExitCode,
@@ -149,8 +150,7 @@ class Engine:
             )
         except OSError as error:
             self._release_signals()
-            advice = "" if self._launch.command else "; run 'llmc build --force'"
-            raise LlmcError(f"cannot start {self._argv[0]}: {error.strerror}{advice}") from error
+            raise endings.not_started(self._argv[0], error, self._launch.command) from error
         if self._forwarded is not None:  # it came while the child was being started
             self._send(self._wish(self._forwarded))
         if self._launch.joins:
@@ -189,14 +189,14 @@ class Engine:
         """Yield the JSON object of each line of stdout as it comes.
 
         Raises:
-            LlmcError: the engine failed, or printed a line that is not a JSON object.
+            LlmcError: the engine failed, or printed a line that is not JSON object.
         """
         return (event for event in self.watched_events() if event is not None)
 
     def watched_events(self, seconds: float | None = None) -> Iterator[dict[str, Any] | None]:
         """Yield events as :meth:`events` does, and None after every so many seconds without one.
 
-        What a launcher prints on stdout is no event: it counts as a line of stderr.
+        What a launcher prints on stdout is not an event: it counts as a line of stderr.
 
         Raises:
             LlmcError: the engine or its launcher failed.
@@ -245,10 +245,7 @@ class Engine:
 
     def not_an_event(self, line: object) -> LlmcError:
         """Return the error for a line that is not an event."""
-        return LlmcError(
-            f"{self._name} printed a line that is not an event ({line!r:.80}); this is a bug in "
-            "llmc, please report it"
-        )
+        return LlmcError(f"{self._name} printed a line that is not an event ({line!r:.80}); {BUG}")
 
     def send(self, line: str) -> None:
         """Write one line to the engine's stdin; blocks while the engine does not read.

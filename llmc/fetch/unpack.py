@@ -215,7 +215,7 @@ class _Unpacking:
             or ".tar" in PurePosixPath(name).suffixes[-2:]
         )
         if not is_tar and not is_archive(name):
-            raise BadData(f"{self.archive} is no archive: name a .zip, .tar, .gz or .zst file")
+            raise BadData(f"{self.archive} is not an archive: name a .zip, .tar, .gz or .zst file")
         if not is_tar:
             self._write(self._counted(self.archive.stem), plain, count=False)
             return

@@ -62,7 +62,7 @@ def document_of(record: Any, fields: Sequence[str]) -> str:
     """Return a record as a document: its text, or the conversation in it.
 
     Where no option names ``fields`` and the record has no ``text``, it may be a conversation; one
-    whose answers are empty is no text.
+    whose answers are empty is not text.
 
     Raises:
         NoText: it has neither, or the conversation is broken; the message says how.

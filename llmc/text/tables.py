@@ -18,7 +18,7 @@ DELIMITERS = ",;\t|"  # the one that the first row has most often
 CONVERSATION = ""  # in place of a column: every row is one
 LOOKED_AT = 100  # rows by which the column that holds text is recognised
 SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # the first line, for Excel
-# In the first row, what is no column's name but data: a number, or a sentence.
+# In the first row, what is not a column's name but data: a number, or a sentence.
 DATA = re.compile(r"[-+]?\d+([.,]\d+)?|.*\s.*[.!?]\W*|(\S+\s+){7,}\S+\s*", re.DOTALL)
 NO_PROSE = re.compile(r"[\W\d_]*|true|false|yes|no|null|none|na|nan", re.IGNORECASE)
 

@@ -85,7 +85,7 @@ def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
         parts = _last_two(token, ranks)
         if len(parts) != 2:
             raise BadData(
-                f"the tokenizer's token {ranks[token]} ({token!r}) is no merge of two others, "
+                f"the tokenizer's token {ranks[token]} ({token!r}) is not a merge of two others, "
                 "which this format requires"
             )
         merges.append(f"{spelled(parts[0])} {spelled(parts[1])}")

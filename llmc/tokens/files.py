@@ -207,7 +207,7 @@ def scan_headerless(path: Path, dtype: str, name: str = "it") -> tuple[TokenLayo
     problems = []
     if size % width:
         problems.append(
-            f"{name} has {size:,} bytes, which are no whole number of {dtype} tokens; "
+            f"{name} has {size:,} bytes, which is not a whole number of {dtype} tokens; "
             "it was cut short, or --dtype is another"
         )
     return TokenLayout(dtype, 0, size // width, size // width), problems
@@ -217,7 +217,7 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     """Map the tokens of ``path``, (n,) uint16 or uint32, without reading them into memory.
 
     Raises:
-        BadData: the file cannot be read, is no token file, or is shorter or longer than its
+        BadData: the file cannot be read, is not a token file, or is shorter or longer than its
             header says.
     """
     import numpy as np
@@ -270,7 +270,7 @@ def read_headerless(path: Path, dtype: str) -> Ids:
     """Map the tokens (n,) of a file that is nothing but tokens, ``uint16`` or ``int32``.
 
     Raises:
-        BadData: the file cannot be read, has a header, or is no whole number of tokens.
+        BadData: the file cannot be read, has a header, or is not a whole number of tokens.
     """
     import numpy as np
 

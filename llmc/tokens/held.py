@@ -271,13 +271,13 @@ def character_tokenizer(ids: Mapping[str, int]) -> Tokenizer:
     """Return the tokenizer of a table of characters; the newline separates documents.
 
     Raises:
-        BadData: it is no table of single characters with different ids.
+        BadData: it is not a table of single characters with different ids.
     """
     whole = all(isinstance(text, str) and len(text) == 1 for text in ids)
     try:
         check_ids(ids.values())
         if not ids or not whole or len(set(ids.values())) < len(ids):
-            raise ValueError("it is no table of single characters, each with an id of its own")
+            raise ValueError("it is not a table of single characters, each with an id of its own")
         "".join(ids).encode()
     except ValueError as error:
         raise BadData(str(error)) from error

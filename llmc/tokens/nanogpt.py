@@ -38,12 +38,12 @@ def read_meta(path: Path) -> Tokenizer:
     """Return the tokenizer of a ``meta.pkl``.
 
     Raises:
-        BadData: it is damaged, holds more than plain values, or is no table of characters.
+        BadData: it is damaged, holds more than plain values, or is not a table of characters.
     """
     advice = "make it again with nanoGPT's prepare.py"
     with broken_explained(path, advice), path.open("rb") as file:
         if file.seek(0, 2) > LARGEST:
-            raise ValueError(f"more than {LARGEST:,} bytes are no table of characters")
+            raise ValueError(f"more than {LARGEST:,} bytes is too large for a table of characters")
         file.seek(0)
         try:
             loaded: Any = _Values(file).load()

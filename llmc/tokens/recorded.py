@@ -63,7 +63,7 @@ def keep_beside(tokenizer: Tokenizer, checkpoint: Path) -> Path | None:
         with written_whole(tokens) as partial:
             partial.write_bytes(file_form(tokenizer.ranks))
     if tokenizer.is_plain and tokenizer.template is None:
-        with suppress(BadData):  # it is no record
+        with suppress(BadData):  # it is not a record
             before = read_record(record)  # of a checkpoint that this one replaced
             if before is not None and before["file"] in (None, tokens.name):
                 record.unlink()

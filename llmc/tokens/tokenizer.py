@@ -251,7 +251,7 @@ def assembled(
     """Assemble a tokenizer and compute its fingerprint.
 
     Raises:
-        ValueError: an id is given twice, or the pattern is no regular expression.
+        ValueError: an id is given twice, or the pattern is not a regular expression.
     """
     import tiktoken
 

@@ -106,7 +106,7 @@ def tokens_file(path: Path, pattern: str | None) -> Tokenizer:
 
     Raises:
         UnknownPattern: none of these is there.
-        Usage: the pattern is no regular expression.
+        Usage: the pattern is not a regular expression.
         BadData: the file or the record is damaged.
     """
     if pattern is None and (recorded := _by_record(path)) is not None:
@@ -133,7 +133,7 @@ def tokens_file(path: Path, pattern: str | None) -> Tokenizer:
     try:
         return assembled("tiktoken", ranks, PATTERNS.get(pattern, pattern), end)
     except ValueError as error:
-        raise Usage(f"--pattern {pattern} is no regular expression: {error}") from error
+        raise Usage(f"--pattern {pattern} is not a regular expression: {error}") from error
 
 
 def decoding_tokenizer(spec: str) -> Tokenizer:
@@ -206,7 +206,7 @@ def _of_json(path: Path) -> Tokenizer:
     with broken_explained(f"the tokenizer {path}", _ADVICE):
         table: Any = read_json(path)
         if not isinstance(table, Mapping):
-            raise TypeError("it is not a JSON object")
+            raise TypeError("it is not JSON object")
         if MARK in table:
             return from_document(table)
     if _is_record(path):

@@ -343,7 +343,7 @@ def _plain(table: dict[str, Any], eot: str | int | None) -> Tokenizer | None:
         tokens = [unspelled(name) for name in names[:count]]
         if not set(tokens) >= set(single_bytes()) or merges_of(tokens) != tuple(merges_in(model)):
             return None
-    except BadData:  # a token that is no merge, or is not spelled in bytes
+    except BadData:  # a token that is not a merge, or is not spelled in bytes
         return None
     return with_tokens(named_if_known(plain_tokenizer("bpe", ranks_of(tokens))), later)
 

@@ -20,7 +20,7 @@ from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.installation import install_command
 from llmc.kinds import unreadable_explained
-from llmc.model import MOST
+from llmc.model import LARGEST
 from llmc.parsing import Unparsable, from_json, read_limited
 from llmc.paths import cache_dir
 from llmc.text.documents import ENDOFTEXT
@@ -148,12 +148,12 @@ def check_ids(ids: Collection[int]) -> None:
     """Check that tokens have ids of which not most are unused: a table has a row for each.
 
     Raises:
-        ValueError: one is no whole number, negative, or too large for so few tokens.
+        ValueError: one is not a whole number, negative, or too large for so few tokens.
     """
     if not all(type(token) is int and token >= 0 for token in ids):
         raise ValueError("its ids should be whole numbers")
     largest = max(ids, default=0)
-    if largest >= min(MOST["vocab_size"], 2 * len(ids) + SPARE_IDS):
+    if largest >= min(LARGEST["vocab_size"], 2 * len(ids) + SPARE_IDS):
         raise ValueError(f"the id {largest:,} is too large for {len(ids):,} tokens")
 
 

@@ -14,11 +14,12 @@ from functools import partial
 from typing import Any
 
 from llmc import __version__
-from llmc.config import MOST_STEPS, Preset, TrainConfig
+from llmc.config import MOST_STEPS, TrainConfig
 from llmc.errors import LlmcError, Usage
 from llmc.fetch.registry import FETCHED
 from llmc.kinds import DAMAGE
 from llmc.paths import Workspace
+from llmc.preset import Preset
 from llmc.terminal import printable
 from llmc.train.folder import read_record, setting_lines
 from llmc.train.history import RunHistory, read_run
@@ -50,7 +51,7 @@ def said_of(license: str | None, languages: str | None) -> Said:
     """Return a licence and a list of languages as they were typed, checked.
 
     Raises:
-        Usage: the licence is no identifier, or a language no code of ISO 639, ``code`` or
+        Usage: the licence is not an identifier, or a language not a code of ISO 639, ``code`` or
             ``multilingual``.
     """
     if license is not None and not LICENSE.fullmatch(license):

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig
+from llmc.config import DEFAULT_BUDGET, SampleConfig, TrainConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.launcher import ALONE, Launch
 from llmc.engine.machine import available_cpus, other_load
 from llmc.errors import Usage
 from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
 from llmc.paths import Workspace, expanded
+from llmc.preset import Preset
 from llmc.report import SILENT, Report
 from llmc.setting import overridden
 from llmc.tokens.files import has_mask
@@ -360,7 +361,7 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
         )
     dropout = f"; --dropout {settings.dropout:g}" if settings.dropout else ""
     yield (
-        f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which sinks in "
+        f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which decays in "
         f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens{dropout}"
     )
     if not trial.trained and (loss := trial.expected(found)) is not None:

@@ -17,7 +17,6 @@ from typing import Any
 
 from llmc import __version__
 from llmc.addresses import without_secrets
-from llmc.config import Preset
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.parsing import read_json
 from llmc.paths import (
@@ -30,6 +29,7 @@ from llmc.paths import (
     unwritable,
     written_whole,
 )
+from llmc.preset import Preset
 from llmc.report import SILENT, Report
 from llmc.setting import did_you_mean
 from llmc.terminal import printable
@@ -48,7 +48,7 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     Nothing is written: :func:`claim_run` makes the folder.
 
     Raises:
-        Usage: the name is no file name, or that run exists.
+        Usage: the name is not a file name, or that run exists.
     """
     if name is None:
         taken = workspace.runs.glob(f"{escape(dataset)}-*")
@@ -56,7 +56,7 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
         numbers = [int(end) for end in ends if end.isdecimal()]
         return workspace.runs / f"{dataset}-{max(numbers, default=0) + 1}"
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-        raise Usage(f"--run '{name}' is no name for a folder: use letters, digits, '.', '-', '_'")
+        raise Usage(f"--run '{name}' is not a folder name: use letters, digits, '.', '-', '_'")
     folder = workspace.runs / name
     if os.path.lexists(folder / CONFIG) or os.path.lexists(folder / CHECKPOINT):
         raise Usage(
@@ -73,7 +73,7 @@ def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     the next numbers.
 
     Raises:
-        Usage: the name is no file name, or that run exists.
+        Usage: the name is not a file name, or that run exists.
         BadData: the place cannot be written.
     """
     while True:
@@ -203,11 +203,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         OSError: it cannot be read.
         ValueError: it is not JSON.
-        TypeError: it is not a JSON object.
+        TypeError: it is not JSON object.
     """
     record = read_json(folder / RECORD)
     if not isinstance(record, dict):
-        raise TypeError("it is not a JSON object")
+        raise TypeError("it is not JSON object")
     return record
 
 

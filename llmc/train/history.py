@@ -16,10 +16,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from llmc.config import MOST_STEPS, read_toml, update_tokens
+from llmc.config import MOST_STEPS, update_tokens
 from llmc.errors import LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
+from llmc.preset import read_toml
 from llmc.train.folder import (
     is_running,
     last_written,
@@ -155,7 +156,7 @@ def read_run(folder: Path) -> RunHistory:
     """Read all that a run's folder tells; what cannot be read is among the problems."""
     run = RunHistory(name=folder.name, folder=folder)
     if not folder.is_dir():
-        run.problems.append(f"{folder} is no folder")
+        run.problems.append(f"{folder} is not a folder")
         return run
     run.running = is_running(folder)
     run.updated, run.recency = last_written(folder) / 1e9, recency(folder)

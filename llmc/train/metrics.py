@@ -1,6 +1,6 @@
 """The numbers of a run: as its ``metrics.jsonl`` has them, while it is in progress, and its end.
 
-Reading ends at the first malformed line, which is named. Half a line at the end is no damage: the
+Reading ends at the first malformed line, which is named. Half a line at the end is not damage: the
 run may have been killed, or may be writing. A step that comes again replaces its earlier lines and
 those of later steps, as a resumed run repeats them.
 """
@@ -74,7 +74,7 @@ class Metrics:
                     break
                 self.lines += 1
                 if not self._take(line):
-                    self.problem = f"line {self.lines:,} of {path.name} is no measurement"
+                    self.problem = f"line {self.lines:,} of {path.name} is not a measurement"
                     break
 
     def _take(self, line: bytes) -> bool:

@@ -88,7 +88,7 @@ def named(workspace: Workspace, specs: Spec | Sequence[Spec] | None) -> tuple[Na
     What exists under the whole name is that, so that a name may hold a colon.
 
     Raises:
-        Usage: a weight is no positive number.
+        Usage: a weight is not a positive number.
     """
     each = (specs,) if isinstance(specs, str | Path | Named) else tuple(specs or ())
     return tuple(_named(workspace, spec) for spec in each) or None
@@ -114,7 +114,7 @@ def weight_of(weight: float | Fraction, name: Spec, typed: str | None = None) ->
     """Return a weight exactly as it was typed: 0.3 is 3/10.
 
     Raises:
-        Usage: it is no positive number.
+        Usage: it is not a positive number.
     """
     is_number = isinstance(weight, Real) and not isinstance(weight, bool)
     if not (is_number and 0 < weight < math.inf):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import Preset, TrainConfig, in_val_tokens, load_preset, settings_of
+from llmc.config import TrainConfig
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig, flops_per_token, muon_flops
 from llmc.paths import (
@@ -21,6 +21,7 @@ from llmc.paths import (
     Workspace,
     free_bytes,
 )
+from llmc.preset import Preset, in_val_tokens, load_preset, settings_of
 from llmc.report import SILENT, Report
 from llmc.setting import differing, every_seconds
 from llmc.train import mixture as mixing
@@ -285,11 +286,11 @@ def _with_warmup(
         return plan
     if not steps or settings.warmup + decay <= steps:
         return plan
-    recipe = inputs.preset.train
-    share = recipe.warmup / recipe.steps if recipe.warmup < recipe.steps else 0.1
+    usual = inputs.preset.train
+    share = usual.warmup / usual.steps if usual.warmup < usual.steps else 0.1
     warmup = min(round(share * steps), max(steps - decay, 0))
     report.note(
-        f"--warmup {warmup}: the preset's {settings.warmup:,} are for {recipe.steps:,} steps, and "
+        f"--warmup {warmup}: the preset's {settings.warmup:,} are for {usual.steps:,} steps, and "
         f"this run has {steps:,}"
     )
     return replace(plan, preset=replace(plan.preset, train=replace(settings, warmup=warmup)))

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmc.config import load_preset
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.fetch.named import fetch_named
 from llmc.fetch.registry import FETCHED, LOCAL, STDLIB
 from llmc.paths import Workspace
+from llmc.preset import load_preset
 from llmc.report import SILENT, Report
 from llmc.setting import overridden
 from llmc.tokens.added import added_to, for_chat
@@ -120,12 +120,9 @@ def prepare(
         recipe = Recipe()
     chosen = _tokenizer(workspace, options.tokenizer, model, recipe, report)
     if model is None and (model := _model(recipe, chosen)) is not None:
-        report.note(f"model: {model} (the default; --model names another)")
+        _note_default(model, report)
     if model in PUBLISHED and chosen != GPT2:
-        raise Usage(
-            f"{model} was trained on GPT-2's tokens, not on {chosen}'s: "
-            "choose another --model, such as random:gpt2-124m, or --tokenizer gpt2"
-        )
+        raise _other_tokens(model, str(chosen), ", or --tokenizer gpt2")
     options = replace(options, tokenizer=chosen)
     manifest = _dataset(workspace, inputs, options, source, report)
     return _with_model(workspace, manifest, model, report)
@@ -161,6 +158,18 @@ def _model(recipe: Recipe, tokenizer: str | Tokenizer) -> str | None:
     return None if recipe.model in PUBLISHED and tokenizer != GPT2 else recipe.model
 
 
+def _note_default(model: str, report: Report) -> None:
+    report.note(f"model: {model} (the default; --model names another)")
+
+
+def _other_tokens(model: str | None, tokenizer: str, more: str = "") -> Usage:
+    """Return the refusal of a published model for data of another tokenizer."""
+    return Usage(
+        f"{model} was trained on GPT-2's tokens, not on {tokenizer}'s: "
+        f"choose another --model, such as random:gpt2-124m{more}"
+    )
+
+
 def _completed(
     workspace: Workspace,
     made: Manifest,
@@ -192,7 +201,7 @@ def _completed(
             else _model(recipe, GPT2 if _is_gpt2s(made) else made.tokenizer.name)
         )
         if model is not None:
-            report.note(f"model: {model} (the default; --model names another)")
+            _note_default(model, report)
     return _with_model(workspace, made, model, report)
 
 
@@ -222,10 +231,7 @@ def _with_model(
         record_prepared(workspace, manifest.folder, None)
         return Prepared(manifest, None, ensure_native(report=report), None)
     if model in PUBLISHED and not _is_gpt2s(manifest):
-        raise Usage(
-            f"{model} was trained on GPT-2's tokens, not on {manifest.tokenizer.name}'s: "
-            "choose another --model, such as random:gpt2-124m"
-        )
+        raise _other_tokens(model, manifest.tokenizer.name)
     weights = _weights(workspace, model, manifest, report)
     data = Data(manifest.dataset, (Portion(manifest.train_path),), manifests=(manifest,))
     check_match(workspace, data, weights, read_header(weights))

@@ -20,12 +20,13 @@ from typing import Any
 
 from llmc import __version__
 from llmc.addresses import without_secrets
-from llmc.config import Preset, TrainConfig, load_preset, preset_of
+from llmc.config import TrainConfig
 from llmc.engine.launcher import ALONE, Launch
 from llmc.engine.machine import Threads, cpu_name
 from llmc.errors import BadData, MissingOutput
 from llmc.kinds import DAMAGE, reason_of
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
+from llmc.preset import Preset, load_preset, preset_of
 from llmc.report import SILENT, Report
 from llmc.tokens.files import has_mask, payload_sha256, read_tokens
 from llmc.tokens.masks import mask_path
@@ -177,7 +178,7 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
     A manifest is trusted: ``find_data`` has just checked the files against it.
 
     Raises:
-        BadData: a file cannot be read, or is no token file.
+        BadData: a file cannot be read, or is not a token file.
     """
     known = {
         manifest.folder / shard.file: _without_none(asdict(shard))

@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, in_val_tokens
+from llmc.config import TRAIN_SETTINGS, TrainConfig
 from llmc.engine.launcher import ALONE, Launch
 from llmc.errors import MissingOutput, Usage
 from llmc.paths import BEST, CONFIG, RECORD, Workspace
+from llmc.preset import Preset, in_val_tokens
 from llmc.setting import OnResume, differing, overridden
 from llmc.train.folder import newest_run, saved_weights
 from llmc.train.metrics import Event, Metrics

@@ -207,7 +207,7 @@ def _manifests(paths: Sequence[Path], vouching: dict[Path, Manifest]) -> list[Ma
     A file that is a link belongs to the dataset it leads to.
 
     Raises:
-        MissingOutput: a folder is no dataset, or only a part of one.
+        MissingOutput: a folder is not a dataset, or only a part of one.
         BadData: a file is not what its manifest says, or its folder's manifest does not name it.
     """
     found: dict[Path, Manifest] = {}

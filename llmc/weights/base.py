@@ -8,13 +8,15 @@ are (out, in), and ``wte`` has its V rows, without padding.
 from __future__ import annotations
 
 import math
+import os
+import weakref
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol
 
 from llmc.errors import BadData
 from llmc.kinds import DAMAGE
@@ -87,6 +89,21 @@ class Tensor(Protocol):
         """Return the numbers."""
 
 
+class HeldFile:
+    """A file that stays the same one where another gets its name, as each save of a run does."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it until this object is gone."""
+        self._number = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._number)
+
+    def open(self) -> BinaryIO:
+        """Return it for reading, from its first byte on."""
+        file = open(self._number, "rb", closefd=False)  # noqa: SIM115 -- a number
+        file.seek(0)
+        return file
+
+
 @dataclass(frozen=True)
 class TensorPlace:
     """Where a tensor lies in a file."""
@@ -97,14 +114,18 @@ class TensorPlace:
     start: int  # the first byte
     size: int  # the number of bytes
 
-    def stored(self) -> Stored:
-        """Return the tensor, memory-mapped; its type must be a key of ``STORED``."""
+    def stored(self, held: HeldFile | None = None) -> Stored:
+        """Return the tensor, memory-mapped; its type must be a key of ``STORED``.
+
+        It is read from the file ``held``, if that is given.
+        """
         import numpy as np
 
         shape = self.shape
         if self.dtype == "Q8_0":
             shape = (*shape[:-1], stored_bytes(shape[-1], "Q8_0"))
-        return Stored(self.dtype, np.memmap(self.path, STORED[self.dtype], "r", self.start, shape))
+        file = self.path if held is None else held.open()
+        return Stored(self.dtype, np.memmap(file, STORED[self.dtype], "r", self.start, shape))
 
 
 def consecutive(
@@ -302,10 +323,10 @@ def header_problem(raw: bytes, at: int, *, has_one: bool) -> str | None:
     return f"has a damaged header: its checksum is {crc:08x}, and it says {told:08x}"
 
 
-def payload_crc(path: Path, start: int) -> int:
+def payload_crc(whole: Path | HeldFile, start: int) -> int:
     """Return the CRC-32 of a file's bytes from ``start`` on."""
     crc = 0
-    with path.open("rb") as file:
+    with whole.open("rb") if isinstance(whole, Path) else whole.open() as file:
         file.seek(start)
         while piece := file.read(PIECE_BYTES):
             crc = zlib.crc32(piece, crc)

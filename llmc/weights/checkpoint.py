@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llmc.errors import BadData, Usage
-from llmc.kinds import not_data, read_strictly
+from llmc.kinds import Scan, not_data, read_strictly
 from llmc.model import DIMENSIONS, ModelConfig, tensor_shapes
 from llmc.paths import written_whole
 from llmc.weights import base, number_types
@@ -82,14 +82,20 @@ class CheckpointModel(base.Weights):
     def __init__(self, path: Path) -> None:
         """Read and check the header; errors as in :func:`read_header`."""
         self.path = path
-        self.header = read_header(path)
+
+        def scan(place: Path, name: str) -> tuple[CheckpointHeader | None, list[str]]:
+            self._held = base.HeldFile(place)  # a run that trains may replace it meanwhile
+            with self._held.open() as file:
+                return _scan(file, name)
+
+        self.header = read_header(path, scan)
         self.config = self.header.config
         self.origin = base.Origin(self.header.step, self.header.val_loss, self.header.tokenizer)
         self._places = self.header.places(path)
 
     def stored(self, name: str, layer: int = 0) -> number_types.Stored:
         """Return one tensor of one layer, memory-mapped."""
-        whole = self._places[name].stored()
+        whole = self._places[name].stored(self._held)
         if name == "wte":
             return number_types.Stored(whole.kind, whole.values[: self.config.vocab_size])
         if name in base.UNSTACKED:
@@ -102,7 +108,7 @@ class CheckpointModel(base.Weights):
         Raises:
             BadData: they differ.
         """
-        verify_checksum(self.path, self.header)
+        verify_checksum(self.path, self.header, self._held)
 
 
 def checkpoint_bytes(config: ModelConfig, dtype: str) -> int:
@@ -196,22 +202,28 @@ def _write_tensors(
         raise ValueError(f"the tensors end before {missing}")
 
 
-def read_header(path: Path) -> CheckpointHeader:
+def read_header(path: Path, scan: Scan[CheckpointHeader] | None = None) -> CheckpointHeader:
     """Read and check a checkpoint's header: magic, version, dimensions, the exact size of the file.
+
+    ``scan`` reads it; by default :func:`scan_header`.
 
     Raises:
         MissingOutput: there is no such file.
         BadData: it is not a checkpoint, or a damaged one.
     """
     missing = f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare NAME' to make one"
-    return read_strictly(scan_header, path, f"the model {path}", missing=missing)
+    return read_strictly(scan or scan_header, path, f"the model {path}", missing=missing)
 
 
 def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, list[str]]:
     """Read the header of a checkpoint: a :data:`llmc.kinds.Scan`."""
     with path.open("rb") as file:
-        raw = file.read(HEADER_BYTES)
-        size = file.seek(0, 2)
+        return _scan(file, name)
+
+
+def _scan(file: BinaryIO, name: str) -> tuple[CheckpointHeader | None, list[str]]:
+    raw = file.read(HEADER_BYTES)
+    size = file.seek(0, 2)
     magic = int.from_bytes(raw[:4], "little") if len(raw) >= 4 else None
     if magic != MAGIC:
         return None, [_other_file(raw, name)]
@@ -270,7 +282,7 @@ def dimensions(raw: bytes) -> tuple[int, dict[str, int], int]:
 
 
 def _other_file(raw: bytes, name: str) -> str:
-    """Return a sentence about a file that is no checkpoint."""
+    """Return a sentence about a file that is not a checkpoint."""
     if int.from_bytes(raw[:4], "little") in TOKEN_MAGICS:
         return f"{name} holds tokens, not a model: it is for --data"
     found = "GGUF" if raw[:4] == b"GGUF" else f"the bytes {raw[:4].hex(' ') or '(none)'}"
@@ -304,15 +316,17 @@ def read_checkpoint(path: Path) -> tuple[CheckpointHeader, dict[str, Floats]]:
     return header, tensors
 
 
-def verify_checksum(path: Path, header: CheckpointHeader) -> None:
-    """Compare the payload with the header's CRC-32, if it has one.
+def verify_checksum(
+    path: Path, header: CheckpointHeader, held: base.HeldFile | None = None
+) -> None:
+    """Compare the payload with the header's CRC-32, if it has one; that of ``held`` if given.
 
     Raises:
         BadData: they differ.
     """
     if header.crc is None:
         return
-    if (crc := base.payload_crc(path, HEADER_BYTES)) != header.crc:
+    if (crc := base.payload_crc(held or path, HEADER_BYTES)) != header.crc:
         raise BadData(
             f"the model {path} is damaged: its checksum is {crc:08x}, its header promises "
             f"{header.crc:08x}; {_AGAIN}"

@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.config import load_preset
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.fetch.registry import WEIGHTS
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import BEST, CHECKPOINT, Workspace
+from llmc.preset import load_preset
 from llmc.report import SILENT, Report
 from llmc.setting import nearest, overridden
 from llmc.weights.base import Weights
@@ -81,7 +81,9 @@ def find_weights(
         file = run_weights(path, last=last, report=report)
         return FoundWeights(path.resolve().name, CheckpointModel(file), path)
     if last:
-        raise Usage(f"--last chooses between a run's weights, and {source} is no run: leave it out")
+        raise Usage(
+            f"--last chooses between a run's weights, and {source} is not a run: leave it out"
+        )
     if named:
         folder = workspace.models / source
         if not (folder / "model.safetensors").is_file():

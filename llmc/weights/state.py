@@ -65,7 +65,7 @@ def read_training_state(path: Path) -> TrainingState:
     """Read and check the header.
 
     Raises:
-        BadData: it is no training state, one of another version, or cut short.
+        BadData: it is not a training state, one of another version, or cut short.
     """
     return read_strictly(scan_training_state, path)
 

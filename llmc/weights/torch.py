@@ -47,7 +47,7 @@ def load_tensors(path: Path) -> dict[str, TorchTensor]:
 
     Raises:
         MissingOutput: there is no such file.
-        BadData: it is no state dict, is damaged, or torch is not installed.
+        BadData: it is not a state dict, is damaged, or torch is not installed.
     """
 
     def read(file: Path) -> dict[str, TorchTensor]:
@@ -149,7 +149,7 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, TorchTensor]:
     """Return the state dict in a loaded file, under its own names.
 
     Raises:
-        BadData: it is no state dict.
+        BadData: it is not a state dict.
     """
     import torch
 

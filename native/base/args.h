@@ -7,12 +7,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What value points to: const char *, struct ArgList, size_t, double, double, bool, struct Choice, struct ArgEvery. A time is a
- * number of seconds, typed as 45s, 90m, 1h30m, 2d or without a unit; what is due every so often is due after a number of
- * steps, or after a time with its unit. Only a list may be given several times. */
-enum ArgKind { ARG_TEXT, ARG_LIST, ARG_COUNT, ARG_NUMBER, ARG_TIME, ARG_SWITCH, ARG_CHOICE, ARG_EVERY };
+/* What a value may be, and the type that `value` points to. */
+enum ArgKind {
+  ARG_TEXT,    // const char *
+  ARG_LIST,    // struct ArgList; the only kind that may be given several times
+  ARG_COUNT,   // size_t
+  ARG_NUMBER,  // double
+  ARG_TIME,    // double, in seconds; typed as 45s, 90m, 1h30m or 2d, or as seconds without a unit
+  ARG_SWITCH,  // bool, typed as 0 or 1
+  ARG_CHOICE,  // struct Choice
+  ARG_EVERY,   // struct ArgEvery; typed as a number of steps, or as a time with its unit
+};
 
-/* As a number's most: 1 itself is too much. */
+/* The largest double below 1, as the `most` of a number that must be below 1. */
 #define ARG_BELOW_1 (1 - 0x1p-53)
 
 struct Arg {
@@ -35,7 +42,7 @@ struct Choice {
   const char *const *names;  // NULL after the last
 };
 
-/* 0: never. One of them at most is more. */
+/* An interval: in steps or in seconds, the other being 0. Both are 0 for never. */
 struct ArgEvery {
   size_t steps;
   double seconds;
@@ -44,7 +51,7 @@ struct ArgEvery {
 /* Reads argv into the values. `--help` prints them all with their defaults on stdout and exits. */
 void args_parse(const char *subcommand, const struct Arg *args, size_t count, int argc, char **argv);
 
-/* Whether a key is among them. */
+/* Whether argv has the key. */
 bool args_given(const char *key, int argc, char **argv);
 
 #endif

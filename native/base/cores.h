@@ -4,16 +4,16 @@
 
 #include <stdint.h>
 
-/* Those of the machine, at least 1. */
+/* How many the machine has, at least 1. */
 int cores_there(void);
 
-/* Those that this program may run on: a launcher or taskset may have bound it to a few. */
+/* How many this process may run on: a launcher or taskset may have bound it to a few. */
 int cores_allowed(void);
 
-/* The processor cores that those belong to: two threads of one core count once. */
+/* How many processor cores the allowed ones belong to: two hardware threads of one core count once. */
 int cores_physical(void);
 
-/* A number that tells sets of allowed CPUs apart: programs of one machine with the same number share them. */
+/* Identifies the set of allowed CPUs: processes of one machine that return the same number share their CPUs. */
 uint64_t cores_set(void);
 
 #endif

@@ -11,7 +11,7 @@
 
 enum { DISK_STDOUT = 1, DISK_STDERR = 2 };
 
-/* Opens for reading; never waits, as a pipe could make it. -1 where that fails. */
+/* Opens for reading, without blocking on a pipe. -1 where that fails. */
 int disk_open(const char *path);
 
 /* Opens for writing, empty (disk_create) or as it is (disk_open_to_change); makes the file where there is none. -1 where
@@ -42,7 +42,7 @@ int64_t disk_at(int file);
 bool disk_go(int file, int64_t at);
 bool disk_cut(int file, int64_t at);
 
-/* What was written is on the disk, or a folder's entries are; false where they may not be. */
+/* Waits until a file's data, or a folder's entries, are on the disk (fsync); false where they may not be. */
 bool disk_sync(int file);
 bool disk_sync_folder(const char *path);
 
@@ -50,7 +50,7 @@ bool disk_sync_folder(const char *path);
 bool disk_remove(const char *path);
 bool disk_remove_folder(const char *path);
 
-/* `to` is what `from` was, in one step, in place of the file that it may have been. */
+/* Renames `from` to `to` in one step, and replaces a file that is there. */
 bool disk_rename(const char *from, const char *to);
 
 /* Makes `to` another name of the file `from`; false where there is a file `to`, or the system has no such links. */
@@ -59,8 +59,11 @@ bool disk_link(const char *from, const char *to);
 /* Makes a folder; true, too, where there is one. */
 bool disk_make_folder(const char *path);
 
-/* Whether there is a file or a folder. */
+/* Whether a file or a folder exists. */
 bool disk_there(const char *path);
+
+/* Whether a path names a device or a pipe: something that a file must not take the place of. */
+bool disk_is_device(const char *path);
 
 /* Calls `visit` with the name of every entry of a folder, in any order. */
 bool disk_each(const char *path, void (*visit)(void *context, const char *name), void *context);
@@ -74,8 +77,8 @@ struct DiskPaths {
 bool disk_match(const char *pattern, struct DiskPaths *paths);
 void disk_paths_free(struct DiskPaths *paths);
 
-/* Takes the lock of a folder: one process has it, until it closes the file that this returns, or ends. Returns -1 with
- * EWOULDBLOCK where another has it. `unlocked` becomes the errno of a file system without locks, else 0. */
+/* Locks a folder for this process, until it closes the file that this returns, or ends. Returns -1 with EWOULDBLOCK where
+ * another process holds the lock. `unlocked` becomes the errno of a file system without locks, else 0. */
 int disk_lock(const char *folder, int *unlocked);
 
 /* Bytes that may be written at a path, which need not exist yet; infinity where that is not known. */

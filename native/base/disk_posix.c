@@ -67,7 +67,7 @@ bool disk_cut(int file, int64_t at) { return ftruncate(file, (off_t)at) == 0 && 
 
 bool disk_sync(int file) {
   while (fsync(file) != 0) {
-    if (errno == EINVAL || errno == ENOTSUP || errno == EROFS) return true;  // it cannot say so, and need not
+    if (errno == EINVAL || errno == ENOTSUP) return true;  // it cannot say so, and need not
     if (errno != EINTR) return false;
   }
   return true;
@@ -96,6 +96,11 @@ bool disk_make_folder(const char *path) { return mkdir(path, 0777) == 0 || errno
 bool disk_there(const char *path) {
   struct stat status;
   return stat(path, &status) == 0;
+}
+
+bool disk_is_device(const char *path) {
+  struct stat status;
+  return stat(path, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
 }
 
 bool disk_each(const char *path, void (*visit)(void *context, const char *name), void *context) {

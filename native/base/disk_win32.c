@@ -138,6 +138,11 @@ bool disk_there(const char *path) {
   return wide_path(wide, path) && GetFileAttributesW(wide) != INVALID_FILE_ATTRIBUTES;
 }
 
+bool disk_is_device(const char *path) {
+  (void)path;  // a device is no file of a folder here: renaming to one fails
+  return false;
+}
+
 bool disk_each(const char *path, void (*visit)(void *context, const char *name), void *context) {
   char all[WIDE_ROOM];
   wchar_t wide[WIDE_ROOM];

@@ -1,15 +1,16 @@
-/* Signals that ask the program to end: wishes, looked at between one piece of work and the next. */
+/* Signals that ask the program to stop. They set a flag, which the program reads between one piece of work and the next. */
 #ifndef LLMC_INTERRUPTS_H
 #define LLMC_INTERRUPTS_H
 
 #include <pthread.h>
 #include <stdbool.h>
 
-/* From now on a signal is a wish: Ctrl-C (SIGINT), SIGTERM, the SIGHUP of a terminal that closes, and SIGUSR1 and SIGXCPU,
- * with which batch systems announce the end of a job. All but Ctrl-C may come any number of times, since a shell and the
- * system both tell of a closed terminal; a second Ctrl-C leaves with EXIT_INTERRUPTED, without another step. What the starter ignores,
- * as nohup does SIGHUP, stays ignored. Ctrl-Z (SIGTSTP) stops the program and its clock. On Windows Ctrl-C is the same, and the others are
- * Ctrl-Break, a window that closes and the end of a session; of those last two the system waits some seconds. */
+/* From now on these signals are requests to stop: Ctrl-C (SIGINT), SIGTERM, SIGHUP when a terminal closes, and SIGUSR1 and
+ * SIGXCPU, with which batch systems announce the end of a job. All but Ctrl-C may come any number of times, because a shell
+ * and the system both report a closed terminal. A second Ctrl-C ends the program at once with EXIT_INTERRUPTED. A signal
+ * that the parent process ignores, as nohup does SIGHUP, stays ignored. Ctrl-Z (SIGTSTP) stops the program and its clock.
+ * On Windows the requests are Ctrl-C, Ctrl-Break, a closed window and the end of the session; after the last two the system
+ * gives the program some seconds. */
 void interrupts_catch(void);
 
 /* Starts a thread on which no signal is handled, as pthread_create does; false where the system refuses. */
@@ -25,13 +26,13 @@ bool interrupts_at_terminal(void);
  * wait for it. */
 void interrupts_on_leave(void (*leave)(void));
 
-/* Another process that works on the run has such a wish. */
-void interrupts_wish(void);
+/* Records a request to stop that another process of the run has received. */
+void interrupts_request(void);
 
-/* Whether there was one. */
+/* Whether a stop was requested. */
 bool interrupted(void);
 
-/* Whether it was Ctrl-C. */
+/* Whether it was requested by Ctrl-C. */
 bool interrupted_by_hand(void);
 
 /* Whether the process that started this one has ended since. Windows does not tell: false. */

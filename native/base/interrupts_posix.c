@@ -8,23 +8,23 @@
 
 #include "base/util.h"
 
-static volatile sig_atomic_t wished, typed;
+static volatile sig_atomic_t requested, typed;
 static pid_t parent;
 static void (*leaving)(void);
 
-static void on_wish(int signal) {
+static void on_request(int signal) {
   (void)signal;
-  wished = 1;
+  requested = 1;
 }
 
 static void on_interrupt(int signal) {
   (void)signal;
-  wished = 1;
+  requested = 1;
   if (++typed == 2 && leaving != NULL) leaving();
   if (typed > 1) _exit(EXIT_INTERRUPTED);
 }
 
-/* Ctrl-Z: the time until SIGCONT is no training time. */
+/* Ctrl-Z: the time until SIGCONT is not training time. */
 static void on_stop(int signal) {
   (void)signal;
   clock_stand_still();
@@ -37,11 +37,11 @@ static void catch_signal(int signal, void (*handler)(int)) {
 }
 
 void interrupts_catch(void) {
-  static const int wishes[] = {SIGTERM, SIGHUP, SIGUSR1, SIGXCPU};
+  static const int requests[] = {SIGTERM, SIGHUP, SIGUSR1, SIGXCPU};
   const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART | SA_NODEFER};
   parent = getppid();
   sigaction(SIGINT, &stop, NULL);
-  for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) catch_signal(wishes[i], on_wish);
+  for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) catch_signal(requests[i], on_request);
   catch_signal(SIGTSTP, on_stop);
 }
 
@@ -66,8 +66,8 @@ void interrupts_on_leave(void (*leave)(void)) { leaving = leave; }
 
 bool interrupted_by_hand(void) { return typed > 0; }
 
-void interrupts_wish(void) { wished = 1; }
+void interrupts_request(void) { requested = 1; }
 
-bool interrupted(void) { return wished != 0; }
+bool interrupted(void) { return requested != 0; }
 
 bool orphaned(void) { return getppid() != parent; }

@@ -7,13 +7,13 @@
 
 #include "base/util.h"
 
-static atomic_int wished, typed;
+static atomic_int requested, typed;
 static _Atomic(void (*)(void)) leaving;
 
 static void on_interrupt(void) {
   void (*const leave)(void) = leaving;
   const int before = atomic_fetch_add(&typed, 1);
-  wished = 1;
+  requested = 1;
   if (before == 1 && leave != NULL) leave();
   if (before > 0) _Exit(EXIT_INTERRUPTED);
 }
@@ -21,7 +21,7 @@ static void on_interrupt(void) {
 /* Runs in a thread of its own. The system ends the process when this returns from the last ones, or after some seconds. */
 static BOOL WINAPI on_event(DWORD event) {
   if (event == CTRL_C_EVENT) on_interrupt();
-  wished = 1;
+  requested = 1;
   if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT) Sleep(INFINITE);
   return TRUE;
 }
@@ -40,8 +40,8 @@ void interrupts_on_leave(void (*leave)(void)) { leaving = leave; }
 
 bool interrupted_by_hand(void) { return typed > 0; }
 
-void interrupts_wish(void) { wished = 1; }
+void interrupts_request(void) { requested = 1; }
 
-bool interrupted(void) { return wished != 0; }
+bool interrupted(void) { return requested != 0; }
 
 bool orphaned(void) { return false; }

@@ -6,9 +6,9 @@
 
 #include "base/arena.h"
 
-/* Bytes that this program may take without driving anything to the disk: LLMC_MEMORY if it is set, else
+/* Bytes that this program may take without swapping: LLMC_MEMORY if it is set, else
  * what the system has free or can free, and no more than the control group allows. SIZE_MAX where that
- * cannot be known. Dies with EXIT_USAGE when LLMC_MEMORY is no number of bytes. */
+ * cannot be known. Dies with EXIT_USAGE when LLMC_MEMORY is not a number of bytes. */
 size_t memory_available(void);
 
 /* The same without LLMC_MEMORY. */
@@ -17,11 +17,11 @@ size_t memory_of_system(void);
 /* The same, read from Linux's /proc and /sys, which lie under `root` ("" for those of this machine). */
 size_t memory_available_linux(const char *root);
 
-/* Takes an arena's block as arena_take does, or refuses where there is not so much. `who` needs it, as a format, with
- * its verb: "the model needs"; `advice` is what to change. */
+/* Takes an arena's block as arena_take does, or refuses where there is less. `who` says what needs it,
+ * as a format with a verb: "the model needs"; `advice` is what to change. */
 void memory_take(struct Arena *arena, const char *advice, const char *who, ...) __attribute__((format(printf, 3, 4)));
 
-/* Bytes that are needed and those that there are, as a person reads them: the larger number reads as the larger. */
+/* Writes both numbers of bytes for a message, with enough digits to show which one is larger. */
 void memory_shown(char needs[32], size_t needed, char has[32], size_t available);
 
 /* Dies with EXIT_USAGE: who needs how much, how much there is, and what to change. */

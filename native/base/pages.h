@@ -11,7 +11,7 @@ void *pages_take(size_t bytes);
 /* Gives back what pages_take returned, all of it. */
 void pages_free(void *pages, size_t bytes);
 
-/* From here on nobody may touch these pages: who does is ended by the system. For tests. */
+/* Makes pages inaccessible: a read or write ends the process. For tests. */
 bool pages_guard(void *pages, size_t bytes);
 
 /* Bytes in a page. */

@@ -17,7 +17,7 @@ struct Pool *pool_create(int threads);
 void pool_destroy(struct Pool *pool);
 int pool_threads(const struct Pool *pool);
 
-/* Goes on with another number of threads, at most those that it was created with. Between regions only. */
+/* Changes the number of threads, to at most the number at creation. Between regions only. */
 void pool_resize(struct Pool *pool, int threads);
 
 /* Runs the task once on every thread and returns when all have returned. The time is booked under the

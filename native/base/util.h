@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The same enum stands in llmc/errors.py. */
+/* Exit codes; llmc/errors.py has the same, and 4 for a compiler that failed. */
 enum ExitCode {
   EXIT_OK = 0,           // done
   EXIT_BAD_DATA = 1,     // a file or a disk is not what it has to be
@@ -14,14 +14,14 @@ enum ExitCode {
   EXIT_MISSING = 3,      // an earlier stage's output is not there
   EXIT_NOT_FINITE = 5,   // the loss is NaN or infinite
   EXIT_INTERNAL = 70,    // a bug
-  EXIT_KILLED = 137,     // what a shell makes of SIGKILL: most likely, memory ran out
   EXIT_INTERRUPTED = 130,
+  EXIT_KILLED = 137,     // what a shell makes of SIGKILL: most likely, memory ran out
 };
 
 /* Says "error: …" on stderr, one sentence, and ends the program. */
 _Noreturn void die(enum ExitCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* die() calls this before it speaks: what it writes into `who` stands behind "error: ". It may wait. */
+/* die() first calls `name`, which may block; what it writes into `who` follows "error: ". */
 void die_names(void (*name)(char *who, size_t room));
 
 /* What die() ends the program with, for functions that exit() calls. */
@@ -45,7 +45,7 @@ void stack_touch(void);
 /* CRC-32 with zlib's polynomial; start with 0 and feed the pieces in order. */
 uint32_t crc32_update(uint32_t crc, const void *bytes, size_t count);
 
-/* x, but a NaN without its sign: that says nothing, and would be printed. */
+/* x; a NaN loses its sign, which means nothing and would be printed. */
 double unsigned_nan(double x);
 
 /* One well-mixed 64-bit number from another (SplitMix64's finaliser, Steele et al. 2014). */

@@ -1,4 +1,4 @@
-/* Windows' own words: paths in UTF-16, where the engine has UTF-8, and its errors as errnos. Used by *_win32.c alone.
+/* Translates for *_win32.c: paths between the engine's UTF-8 and Windows' UTF-16, and Windows' errors into errno.
  *
  * The engine calls the functions that take UTF-16: they know every file name on every version of Windows, whatever code
  * page the machine has set. A manifest that asks for UTF-8 is heeded from Windows 10 1903 on only. */
@@ -11,7 +11,7 @@
 enum { WIDE_ROOM = 2048 };
 
 /* A path as Windows takes it, on the caller's stack. Long ones get the prefix without which 260 characters are the most.
- * False, with errno set, where it is no UTF-8 or too long. */
+ * False, with errno set, where it is not UTF-8 or too long. */
 bool wide_path(wchar_t wide[WIDE_ROOM], const char *path);
 
 /* UTF-8 of what Windows says, allocated; NULL, with errno set, where it fails. */

@@ -18,7 +18,8 @@ static double step_seconds(struct BenchModel *bench, size_t step) {
 
 int command_bench(int argc, char **argv) {
   enum Optimizer optimizer = ADAMW;
-  const struct Arg more = {"optimizer", ARG_CHOICE, &(struct Choice){&optimizer, OPTIMIZER_NAMES}, 0, 0, "what updates the weights"};
+  const struct Arg more = {"optimizer", ARG_CHOICE, &(struct Choice){&optimizer, OPTIMIZER_NAMES}, 0, 0,
+                           "what updates the weights"};
   struct BenchOptions o = bench_options("bench", DTYPE_NAMES, &more, argc, argv);
   o.update_in_backward = true;
   o.optimizer = optimizer;

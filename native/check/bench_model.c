@@ -14,13 +14,13 @@ struct BenchOptions bench_options(const char *subcommand, const char *const *dty
   struct BenchOptions o = {.layers = 12, .heads = 12, .channels = 768, .context = 1024, .vocab_size = 50257,
                            .batch_size = 4, .seq_len = 64, .threads = 1, .steps = 5, .warmup = 2};
   struct Arg args[] = {
-      {"layers", ARG_COUNT, &o.layers, 1, 1 << 12, "L"},
-      {"heads", ARG_COUNT, &o.heads, 1, 1 << 16, "NH"},
-      {"channels", ARG_COUNT, &o.channels, 1, 1 << 20, "C"},
-      {"context", ARG_COUNT, &o.context, 1, 1 << 24, "maxT"},
-      {"vocab-size", ARG_COUNT, &o.vocab_size, 2, 1 << 24, "V"},
+      {"layers", ARG_COUNT, &o.layers, 1, MOST_LAYERS, "L"},
+      {"heads", ARG_COUNT, &o.heads, 1, MOST_HEADS, "NH"},
+      {"channels", ARG_COUNT, &o.channels, 1, MOST_CHANNELS, "C"},
+      {"context", ARG_COUNT, &o.context, 1, MOST_CONTEXT, "maxT"},
+      {"vocab-size", ARG_COUNT, &o.vocab_size, 2, MOST_VOCAB, "V"},
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
-      {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
+      {"seq-len", ARG_COUNT, &o.seq_len, 1, MOST_CONTEXT, "T, tokens in a row"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, dtypes}, 0, 0, "number type to compute in"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: recompute activations in the backward pass, to save memory"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
@@ -44,8 +44,8 @@ void bench_model_create(struct BenchModel *bench, const struct BenchOptions *o) 
   *bench = (struct BenchModel){
       .gpt2 = {.config = {.maxT = o->context, .V = o->vocab_size, .Vp = round_up(o->vocab_size, VOCAB_MULTIPLE),
                           .L = o->layers, .NH = o->heads, .C = o->channels},
-               .kernels = kernels_choose(o->dtype, NULL), .dtype = o->dtype, .optimizer = o->optimizer, .recompute = o->recompute,
-               .update_in_backward = o->update_in_backward}};
+               .kernels = kernels_choose(o->dtype, NULL), .dtype = o->dtype,
+               .optimizer = o->optimizer, .recompute = o->recompute, .update_in_backward = o->update_in_backward}};
   struct Gpt2 *model = &bench->gpt2;
   struct Arena *arena = &bench->arena;
   model->workers.pool = pool_create((int)o->threads);

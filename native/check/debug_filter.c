@@ -5,6 +5,7 @@
 #include "base/args.h"
 #include "commands.h"
 #include "files/file.h"
+#include "model/gpt2.h"
 #include "sample/requests.h"
 #include "base/disk.h"
 #include "base/util.h"
@@ -14,7 +15,7 @@ int command_debug_filter(int argc, char **argv) {
   size_t V = 0;
   const struct Arg args[] = {
       {"logits", ARG_TEXT, &path, 0, 0, "file of rows of V float32, without a header"},
-      {"vocab-size", ARG_COUNT, &V, 1, 1 << 24, "V"},
+      {"vocab-size", ARG_COUNT, &V, 1, MOST_VOCAB, "V"},
       {"request", ARG_TEXT, &line, 0, 0, "as generate takes it; its prompt is what the text holds, and what was written"},
       {"out", ARG_TEXT, &out, 0, 0, "file to write the rows' probabilities to, float32"},
   };

@@ -37,7 +37,7 @@ int command_debug_state(int argc, char **argv) {
       {"model", ARG_TEXT, &path, 0, 0, "checkpoint"},
       {"out", ARG_TEXT, &out, 0, 0, "file to write"},
       {"batch-size", ARG_COUNT, &B, 1, 65536, "B, rows in the batch"},
-      {"seq-len", ARG_COUNT, &T, 1, 1 << 24, "T, tokens in a row"},
+      {"seq-len", ARG_COUNT, &T, 1, MOST_CONTEXT, "T, tokens in a row"},
       {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "number of threads"},
       {"dtype", ARG_CHOICE, &(struct Choice){&dtype, DTYPE_NAMES}, 0, 0,
        "number type that linear layers multiply: fp32 or bf16"},

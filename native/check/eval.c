@@ -9,7 +9,7 @@
  * A batch is as wide as its longest row. Shorter ones are filled up behind their end, where no printed
  * loss depends on it: attention looks back only.
  *
- * INT8 is no type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
+ * INT8 is not a type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
  * by what a text would be written with.
  */
 #include <math.h>
@@ -69,7 +69,7 @@ static struct Options read_options(int argc, char **argv) {
       {"rows", ARG_TEXT, &o.rows, 0, 0, "file of rows; without it, windows of T tokens"},
       {"events", ARG_TEXT, &o.events, 0, 0, "format of stdout: text or json"},
       {"batch-size", ARG_COUNT, &o.batch_size, 0, 65536, "B, rows in a batch, 0: what fits"},
-      {"seq-len", ARG_COUNT, &o.seq_len, 0, 1 << 24, "T, tokens in a window, 0: the model's context"},
+      {"seq-len", ARG_COUNT, &o.seq_len, 0, MOST_CONTEXT, "T, tokens in a window, 0: the model's context"},
       {"max-tokens", ARG_COUNT, &o.max_tokens, 0, 0x1p53, "tokens to predict, spread over all, 0: all"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
@@ -104,7 +104,7 @@ static struct Row row_at(const struct Eval *eval, size_t i) {
   file_read(eval->rows_file, path, words, sizeof words, HEADER_BYTES + i * sizeof words);
   const struct Row row = {words[0], words[1], words[2]};
   if (row.from < 1 || row.from >= row.length || row.start + row.length > eval->loader.count) {
-    die(EXIT_BAD_DATA, "row %zu of %s is %u, %u, %u, which is no piece of the %zu tokens of %s; make the rows "
+    die(EXIT_BAD_DATA, "row %zu of %s is %u, %u, %u, which is not a piece of the %zu tokens of %s; make the rows "
         "for this file", i, path, words[0], row.length, row.from, (size_t)eval->loader.count, eval->loader.path);
   }
   if (row.length - 1 > maxT) {
@@ -143,12 +143,12 @@ static void rows_open(struct Eval *eval) {
   int32_t header[HEADER_INTS];
   eval->rows_file = file_open(path, "llmc eval", &size);
   if (size < HEADER_BYTES) {
-    die(EXIT_BAD_DATA, "%s is no file of rows: it has %llu bytes, less than a header", path,
+    die(EXIT_BAD_DATA, "%s is not a file of rows: it has %llu bytes, less than a header", path,
         (unsigned long long)size);
   }
   file_read(eval->rows_file, path, header, HEADER_BYTES, 0);
   if (header[ROWS_MAGIC_AT] != ROWS_MAGIC || header[ROWS_VERSION_AT] != ROWS_VERSION) {
-    die(EXIT_BAD_DATA, "%s is no file of rows: it begins with %d, %d, not %d, %d", path, header[ROWS_MAGIC_AT],
+    die(EXIT_BAD_DATA, "%s is not a file of rows: it begins with %d, %d, not %d, %d", path, header[ROWS_MAGIC_AT],
         header[ROWS_VERSION_AT], ROWS_MAGIC, ROWS_VERSION);
   }
   eval->rows = (uint32_t)header[ROWS_COUNT_AT];

@@ -7,9 +7,6 @@
 #include "base/disk.h"
 #include "base/util.h"
 
-/* Far beyond any GPT-2 and small enough that every product of two fits: what is larger is damage. */
-enum { MOST_TOKENS = 1 << 24, MOST_LAYERS = 1 << 12, MOST_CHANNELS = 1 << 20, MOST_CONTEXT = 1 << 24 };
-
 static size_t dimension(const char *path, const char *name, int32_t value, int32_t most) {
   if (value < 1 || value > most) {
     die(EXIT_BAD_DATA, "%s is damaged: its header gives %s = %d, which must be 1 to %d; "
@@ -82,9 +79,9 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint) {
   *checkpoint = (struct Checkpoint){.version = version};
   struct Config *config = &checkpoint->config;
   config->maxT = dimension(path, "maxT", header[MODEL_CONTEXT_AT], MOST_CONTEXT);
-  config->V = dimension(path, "V", header[MODEL_VOCAB_AT], MOST_TOKENS);
+  config->V = dimension(path, "V", header[MODEL_VOCAB_AT], MOST_VOCAB);
   config->L = dimension(path, "L", header[MODEL_LAYERS_AT], MOST_LAYERS);
-  config->NH = dimension(path, "NH", header[MODEL_HEADS_AT], MOST_CHANNELS);
+  config->NH = dimension(path, "NH", header[MODEL_HEADS_AT], MOST_HEADS);
   config->C = dimension(path, "C", header[MODEL_CHANNELS_AT], MOST_CHANNELS);
   config->Vp = round_up(config->V, VOCAB_MULTIPLE);
   if (version != MODEL_FP32_UNPADDED && config->Vp != (size_t)header[MODEL_PADDED_VOCAB_AT]) {

@@ -24,7 +24,7 @@ struct Checkpoint {
  * EXIT_MISSING or EXIT_BAD_DATA. */
 int checkpoint_open(const char *path, struct Checkpoint *checkpoint);
 
-/* Some rows of a tensor; of one that the blocks have, those of all blocks count on. */
+/* Consecutive rows of a tensor. If every block has one, the rows are numbered through all blocks. */
 struct CheckpointRows {
   size_t tensor, first, count, columns;
 };

@@ -6,11 +6,11 @@
  * end is less than a window: with `whole` the last window begins earlier, so that it ends with the stream, and
  * overlaps the one before; without, as older versions had it, the rest is not read. A stream that is shorter than
  * one window is read again from its beginning until the window is full.
- * A stream with a mask has other windows: they are cut where conversations begin (cuts.h), and what does not count in a
- * window is target -1. `aligned` cuts the windows of others likewise, where documents begin: at each `eot`.
- * The windows are visited one after the other, epoch after epoch, each once an epoch: in order, or shuffled in an order that is a function of the seed and the epoch
- * alone. Row b of step i is visit i·B + b. So the batches follow from the step number, there is no state to
- * save, and B only says how many visits make a batch: an epoch may end within one.
+ * The windows of a stream with a mask are cut where conversations begin (cuts.h); a target that does not count is -1.
+ * With `aligned` the windows of other streams are cut in the same way where documents begin, at each `eot`.
+ * Every epoch visits each window once, in order or shuffled; the order is a function of the seed and the epoch alone. Row b
+ * of step i is visit i·B + b. So the batches follow from the step number, there is no state to save, and B only says how
+ * many visits make a batch: an epoch may end within one.
  */
 #ifndef LLMC_DATALOADER_H
 #define LLMC_DATALOADER_H
@@ -56,7 +56,7 @@ struct DataLoader {
   uint64_t reads;
 };
 
-/* Opens one token file, or all that a glob pattern finds (what exists is no pattern), and checks them and their masks.
+/* Opens one token file, or all that a glob pattern finds (what exists is not a pattern), and checks them and their masks.
  * The table of shards is taken here, once. Dies with EXIT_MISSING or EXIT_BAD_DATA; also when they hold
  * less than one batch. */
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V);
@@ -87,7 +87,7 @@ size_t dataloader_counted(const struct DataLoader *loader, uint64_t visit);
  * chooses its own windows. They must be in the file, and count at most B * T. Dies as dataloader_batch. */
 void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets);
 
-/* Makes -1 of those of the targets (window.length) that do not count, where the windows are cut. */
+/* Sets the targets (window.length) that do not count to -1, where the windows are cut. */
 void dataloader_uncount(struct DataLoader *loader, struct Window window, int *targets);
 
 /* Closes the files and gives the table back. */

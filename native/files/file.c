@@ -52,7 +52,16 @@ bool file_no_room(int reason) {
 #ifdef EDQUOT
   if (reason == EDQUOT) return true;
 #endif
-  return reason == ENOSPC || reason == EFBIG;
+  return reason == ENOSPC;
+}
+
+const char *file_remedy(int reason) {
+  if (file_no_room(reason)) return "free some space";
+  if (reason == EFBIG) return "allow larger files (ulimit -f)";
+  if (reason == EROFS) return "make the disk writable again";
+  if (reason == ENOENT || reason == ENOTDIR) return "make its folder again";
+  if (reason == EACCES || reason == EPERM) return "allow writing there";
+  return "check the disk";
 }
 
 void file_writer_abandon(struct FileWriter *writer) {
@@ -69,7 +78,8 @@ static void writer_fail(struct FileWriter *writer) {
     die(EXIT_BAD_DATA, "the disk has no room for %s, which was not written; free some space and run it again",
         writer->path);
   }
-  die(EXIT_BAD_DATA, "cannot write %s: %s; choose another place", writer->path, strerror(writer->fault));
+  die(EXIT_BAD_DATA, "cannot write %s: %s; %s", writer->path, strerror(writer->fault),
+      writer->fault == EFBIG ? file_remedy(EFBIG) : "choose another place");
 }
 
 static void name_partial(struct FileWriter *writer, const char *path) {
@@ -81,7 +91,9 @@ static void name_partial(struct FileWriter *writer, const char *path) {
 
 void file_writer_open(struct FileWriter *writer, const char *path) {
   name_partial(writer, path);
-  writer->file = disk_create(writer->partial);
+  const bool device = disk_is_device(path);
+  writer->file = device ? -1 : disk_create(writer->partial);
+  if (device) errno = EEXIST;
   if (writer->file < 0) writer_fail(writer);
 }
 

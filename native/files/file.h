@@ -27,6 +27,9 @@ uint32_t file_header_checksum(const int32_t header[HEADER_INTS], int at);
 /* Whether an errno says that there is no more room. */
 bool file_no_room(int reason);
 
+/* What a person can do about an errno of writing, as words that end a sentence. */
+const char *file_remedy(int reason);
+
 /* A file that is written beside its place and renamed into it, so that a reader finds the old one or
  * the new one, never half of one. */
 struct FileWriter {

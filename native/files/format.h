@@ -1,4 +1,5 @@
-/* Every file the engine reads or writes, as prose: the source of truth for llmc/formats/ as well.
+/* Every file that the engine reads or writes. The readers in llmc/ follow this page; docs/reference/formats.md says the same
+ * in tables, and a test compares the two.
  *
  * All little-endian. A file is a header of 256 int32 (1,024 bytes) and a payload; ints that are not
  * named here are zero. The layouts are llm.c's (github.com/karpathy/llm.c: llmc/dataloader.h,

@@ -15,8 +15,8 @@ void line_add(struct Line *line, const char *format, ...) __attribute__((format(
 /* Appends a text as JSON has it, in quotes. */
 void line_add_text(struct Line *line, const char *text);
 
-/* Writes the line to stdout, and empties it. A reader who has left has what he wanted: the program ends without an
- * error. Another failure is EXIT_BAD_DATA. */
+/* Writes the line to stdout, and empties it. If the reader has closed the pipe, the program ends without an error.
+ * Any other failure is EXIT_BAD_DATA. */
 void line_say(struct Line *line);
 
 #endif

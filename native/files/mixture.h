@@ -74,7 +74,7 @@ uint64_t mixture_counted(struct Mixture *mixture, uint64_t first, uint64_t rows)
 /* Fills tokens (B, T) and targets (B, T) for a step, counted from 0. Dies as dataloader_batch. */
 void mixture_batch(struct Mixture *mixture, size_t step, int *tokens, int *targets);
 
-/* Fills tokens and targets with a window of one part, and makes -1 of targets that do not count: dataloader_run and
+/* Fills tokens and targets with a window of one part, and sets targets that do not count to -1: dataloader_run and
  * dataloader_uncount. */
 void mixture_run(struct Mixture *mixture, size_t part, struct Window window, int *tokens, int *targets);
 

@@ -9,7 +9,7 @@
 
 struct Windows {
   uint64_t targets;    // tokens of the stream that have one before them; of cut windows, those that count
-  uint64_t predicted;  // of them, in all windows
+  uint64_t predicted;  // targets in the windows
   size_t T;            // of each window but the last, which may be shorter; of cut ones the most
   uint64_t count;      // windows
   const struct Cuts *cuts;  // of which these are some, or NULL
@@ -25,7 +25,8 @@ struct Window {
  * No target is in two windows. What is left out is divided evenly between them. */
 struct Windows windows_spread(uint64_t targets, uint64_t most, size_t T);
 
-/* Of the cut windows of T tokens, so many that they read `most` tokens, spread over all; 0: all. The table outlives them. */
+/* As many of the cut windows of T tokens as read `most` tokens, spread over all of them; 0: all. The result refers to the
+ * table `cuts`. */
 struct Windows windows_of_cuts(const struct Cuts *cuts, uint64_t most, size_t T);
 
 struct Window windows_at(const struct Windows *windows, uint64_t index);

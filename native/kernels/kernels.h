@@ -169,8 +169,8 @@ struct Kernels {
                                const float *weight, size_t M, size_t N, size_t K);
   /* dweight (N, K) = doutᵀ · inp, dbias (N) = the column sums of dout unless it is NULL;  += with `add` */
   void (*linear_backward_weight)(const struct Workers *, struct LinearBackwardWeight);
-  /* out (N, N) = a · bᵀ;  a, b (N, K).  With `columns` out = aᵀ · b;  a, b (K, N).  Of a product that is symmetric: what lies
-   * right of the diagonal is multiplied, and copied to the left. */
+  /* out (N, N) = a · bᵀ;  a, b (N, K).  With `columns` out = aᵀ · b;  a, b (K, N).  The product must be symmetric:
+   * what lies right of the diagonal is multiplied, and copied to the left. */
   void (*linear_symmetric)(const struct Workers *, float *out, const float *a, const float *b, size_t N, size_t K,
                            bool columns);
 

@@ -102,7 +102,7 @@ INLINE float vmax_lane(vf x) {
   return max;
 }
 
-/* exp(x) for x from -87.3 to 88.37, relative error 2e-7; what it makes of a NaN is no NaN.
+/* exp(x) for x from -87.3 to 88.37, relative error 2e-7; what it makes of a NaN is not a NaN.
  * x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor polynomial of degree 7, whose error
  * there is 5e-9. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
 INLINE vf vexp_between(vf x) {

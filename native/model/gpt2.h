@@ -16,6 +16,10 @@ struct Config {
   size_t maxT, V, Vp, L, NH, C;
 };
 
+/* The largest dimensions: far beyond any GPT-2, and the product of any two fits into 64 bits. A file that claims more
+ * is damaged. llmc/model.py has the same in LARGEST. */
+enum { MOST_LAYERS = 1 << 12, MOST_HEADS = 1 << 20, MOST_CHANNELS = 1 << 20, MOST_CONTEXT = 1 << 24, MOST_VOCAB = 1 << 24 };
+
 /* The parameters, declared once: name, kind, where, rows, columns; those of a BLOCK are there L times. In
  * memory and in a checkpoint they follow each other in this order, nothing between. Weight decay is for
  * matrices. */
@@ -123,13 +127,14 @@ struct MemoryPlan {
   size_t parameters, gradients, optimizer, activations, scratch;
 };
 
-/* A forward pass alone, of another shape, which uses the same memory while no batch is in work. */
-struct Look {
+/* A forward pass without a backward pass, of another shape, as in validation. It uses the memory of the training
+ * batch's activations. */
+struct EvalPass {
   size_t B, T;  // 0: none
   struct Activations acts;
 };
 
-/* What gradients are made with; a loss that is measured has none of it. */
+/* Dropout of the training steps; validation has none. */
 struct DropoutState {
   double rate;          // 0: nothing is dropped
   uint64_t seed, step;  // of the run, and the number of its update: set by who asks for gradients
@@ -146,7 +151,7 @@ struct Border {
 struct Gpt2 {
   struct Config config;
   size_t B, T;
-  struct Look look;               // its B and T are set before the layout
+  struct EvalPass eval;           // its B and T are set before the layout
   enum Dtype dtype;               // of the activations that allow it, and what linear layers multiply
   bool recompute;                 // a layer's activations are computed again when backward needs them
   struct DropoutState dropout;
@@ -158,7 +163,7 @@ struct Gpt2 {
   enum Optimizer optimizer;
   struct Moments moments;         // of each block's tensors one after the other, as in params
   size_t rank, ranks;             // which of the ranks that divide the moments this is; 0 ranks: alone
-  struct Border own[2];              // where the run begins and ends whose moments are here
+  struct Border own[2];           // where the run begins and ends whose moments are here
   bool adds_apart;                // gradients are added up in `total`
   float *total;                   // (own) with adds_apart
   struct MuonScratch muon;
@@ -189,8 +194,8 @@ size_t gpt2_m_bytes(const struct Config *config, enum MomentsType type);
 size_t gpt2_v_bytes(const struct Config *config, enum MomentsType type, enum Optimizer optimizer);
 
 /* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute, optimizer,
- * moments.type, rank, ranks, adds_apart and the pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
- * optimizer state. */
+ * moments.type, rank, ranks, adds_apart and the pool are set before. B = 0 is for decoding only; without `training` there
+ * are no gradients and no optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
 
 /* Fills the arena with zero, after the model has been laid out in it: each thread the part of every tensor
@@ -203,8 +208,8 @@ struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Paramet
 /* The activations of block l; with recompute, those of the block in hand. */
 struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l);
 
-/* The model in the shape of its `look`, for gpt2_loss; what the last batch has kept is lost by that. */
-struct Gpt2 gpt2_looking(const struct Gpt2 *model);
+/* The model in the shape of its `eval`, for gpt2_loss, which overwrites the activations of the last training batch. */
+struct Gpt2 gpt2_eval_model(const struct Gpt2 *model);
 
 /* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. Each one's is in acts.losses. A target that
  * is -1 does not count: its loss is 0, and the mean is over the others. */

@@ -101,23 +101,23 @@ static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool trai
   }
 }
 
-struct Gpt2 gpt2_looking(const struct Gpt2 *model) {
-  struct Gpt2 looking = *model;
-  looking.B = model->look.B, looking.T = model->look.T, looking.acts = model->look.acts;
-  looking.recompute = true;  // one layer's activations are enough: nothing goes back
-  return looking;
+struct Gpt2 gpt2_eval_model(const struct Gpt2 *model) {
+  struct Gpt2 eval = *model;
+  eval.B = model->eval.B, eval.T = model->eval.T, eval.acts = model->eval.acts;
+  eval.recompute = true;  // one layer's activations are enough: there is no backward pass
+  return eval;
 }
 
 /* Both shapes begin at the same place. */
 static void all_activations_alloc(struct Gpt2 *model, struct Arena *arena, bool training) {
   const size_t begin = arena->used;
   if (model->B > 0) activations_alloc(model, arena, training);
-  if (model->look.B == 0) return;
+  if (model->eval.B == 0) return;
   const size_t end = arena->used;
-  struct Gpt2 looking = gpt2_looking(model);
+  struct Gpt2 eval = gpt2_eval_model(model);
   arena->used = begin;
-  activations_alloc(&looking, arena, false);
-  model->look.acts = looking.acts;
+  activations_alloc(&eval, arena, false);
+  model->eval.acts = eval.acts;
   arena->used = size_max(arena->used, end);
 }
 
@@ -152,7 +152,7 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->plan.activations = arena_since(arena, &mark);
 
   workers->dtype = model->dtype;
-  const size_t rows = size_max(size_product(B, T), model->look.B * model->look.T);
+  const size_t rows = size_max(size_product(B, T), model->eval.B * model->eval.T);
   if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, rows, 4 * config->C);
   if (training && model->optimizer == MUON) {
     model->muon = muon_scratch(arena, model->kernels, (size_t)pool_threads(workers->pool), config->C);

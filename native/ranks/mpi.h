@@ -39,7 +39,7 @@ enum {
   MPI_VERSION_ROOM = 8192,  // the largest MPI_MAX_LIBRARY_VERSION_STRING
 };
 
-/* Opens a library by its path or name. False where it cannot be opened or is no MPI library, with the reason. */
+/* Opens a library by its path or name. False where it cannot be opened or is not an MPI library, with the reason. */
 bool mpi_open(struct Mpi *mpi, const char *path, char *reason, size_t room);
 
 #endif

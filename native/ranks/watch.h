@@ -1,5 +1,4 @@
-/* A word to the person at the terminal while the other ranks do not answer. A network that is down ends no process: MPI
- * waits on, and nobody would know why. */
+/* Reports on the terminal when the other ranks do not answer: if the network is down, MPI waits without a message. */
 #ifndef LLMC_WATCH_H
 #define LLMC_WATCH_H
 

@@ -154,7 +154,7 @@ static struct Text *next_to_read(struct Batch *batch) {
 }
 
 /* Tells which probability each token of the prompt had after those before it; `count` tokens have just been read.
- * False where that is no number. */
+ * False where that is not a number. */
 static bool tell_prompt(struct Batch *batch, const struct Text *text, size_t count) {
   struct Decoder *d = &batch->decoder;
   const size_t V = d->config.V, most = size_min(d->slots, DECODE_ROWS);

@@ -1,4 +1,4 @@
-/* Texts in the making, up to S of them at once, each in a slot of the decoder.
+/* Texts that are being generated, up to S at once, each in a slot of the decoder.
  *
  * Every turn one chunk of a new text's prompt is read, and then all other texts get their next token
  * together: so a long prompt does not keep the others waiting, and a text may join at any turn. What is

@@ -18,7 +18,8 @@
 #include "base/util.h"
 #include "sample/batch.h"
 
-enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256, CALM_MS = 100 };
+enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256 };
+enum { CALM_MS = 100 };
 
 struct Options {
   const char *model, *unused;
@@ -44,7 +45,7 @@ static struct Options read_options(int argc, char **argv) {
   const struct Arg args[] = {
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to generate with"},
       {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts generated at the same time; others wait"},
-      {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "context length in tokens; 0: the model's"},
+      {"positions", ARG_COUNT, &o.positions, 0, MOST_CONTEXT, "context length in tokens; 0: the model's"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
        "number type of the weights: fp32, bf16 or int8"},
       {"unused-ids", ARG_TEXT, &o.unused, 0, 0, "ids that are never drawn, as ranges: 500-511,600-600"},
@@ -157,7 +158,8 @@ static void take_line(struct Generate *g, const char *line, size_t length) {
     request->id[0] = '\0';  // the end of that id would be taken for the end of the other
     tell_unwritten(g, request, "error", message);
   } else if (g->count == MOST_WAITING) {
-    tell_unwritten(g, request, "error", "1024 requests are waiting already; ask again when some have ended");
+    snprintf(message, sizeof message, "%d requests are waiting already; ask again when some have ended", MOST_WAITING);
+    tell_unwritten(g, request, "error", message);
   } else {
     g->count++;
   }
@@ -165,7 +167,9 @@ static void take_line(struct Generate *g, const char *line, size_t length) {
 
 static void too_long(struct Generate *g) {
   const struct Request none = {.id = ""};
-  tell_unwritten(g, &none, "error", "a line is longer than 1048576 bytes");
+  char message[MESSAGE_BYTES];
+  snprintf(message, sizeof message, "a line is longer than %d bytes", LINE_BYTES);
+  tell_unwritten(g, &none, "error", message);
 }
 
 /* Takes the whole lines of the input and keeps the rest. */

@@ -55,7 +55,7 @@ static bool read_id(struct Word word, char id[REQUEST_ID + 1]) {
   return true;
 }
 
-/* Digits, a point, an exponent: what strtod takes beyond that (inf, nan, hexadecimal, spaces) is no number here. */
+/* Digits, a point, an exponent: what strtod takes beyond that (inf, nan, hexadecimal, spaces) is not a number here. */
 static bool read_number(struct Word word, double *number) {
   char text[WORD], *end;
   if (word.length == 0 || word.length >= WORD) return false;

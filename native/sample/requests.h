@@ -1,4 +1,4 @@
-/* What `llmc-native generate` is asked: one line a request (docs/reference/generate.md). */
+/* The requests to `llmc-native generate`, one a line (docs/reference/generate.md). */
 #ifndef LLMC_REQUESTS_H
 #define LLMC_REQUESTS_H
 

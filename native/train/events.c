@@ -61,13 +61,14 @@ static bool write_line(const struct Events *events, const struct Line *line) {
 static void record(struct Events *events, const struct Line *line) {
   if (events->metrics < 0 || events->lost) return;
   while (!write_line(events, line)) {
+    events->reason = errno;
     if (errno == EFBIG || events_stop_wanted(events)) {  // a limit of the process does not go away
       events->lost = true;
       return;
     }
     if (!events->waiting) {
-      events_note(events, "cannot write metrics.jsonl: %s; training waits until it can: free some space. Ctrl-C or "
-                  "SIGTERM ends the run", strerror(errno));
+      events_note(events, "cannot write metrics.jsonl: %s; training waits until it can: %s. Ctrl-C or SIGTERM ends "
+                  "the run", strerror(events->reason), file_remedy(events->reason));
     }
     events->waiting = true;
     for (int i = 0; i < 10 && !events_stop_wanted(events); i++) clock_wait(100);
@@ -142,7 +143,7 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
                          plan->activations - plan->scratch;
   char bytes[LINE_BYTES];
   struct Line line = {bytes, sizeof bytes, 0};
-  /* V rather than Vp rows of wte count: the padding is no parameter. */
+  /* V rather than Vp rows of wte count: the padding is not a parameter. */
   size_t parameters = model->count - (config->Vp - config->V) * config->C;
   if (events->json) {
     line_add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"

@@ -1,4 +1,4 @@
-/* What a run tells the world: lines on stdout, for a person or as JSON, and metrics.jsonl.
+/* What a run reports: lines on stdout, for a person or as JSON, and metrics.jsonl.
  *
  * A step's numbers are measured after that many updates: the training loss of step 0 and the first
  * validation loss are both the untrained model's. Losses are printed with the 9 digits that give back
@@ -19,7 +19,8 @@
 struct Events {
   bool json;     // stdout carries one JSON object a line
   int metrics;   // file descriptor of metrics.jsonl, or -1
-  bool lost;     // metrics.jsonl lacks its last lines: the disk was full when the run was asked to stop
+  bool lost;     // metrics.jsonl lacks its last lines: it could not be written when the run was asked to stop
+  int reason;    // the errno of that
   bool waiting;  // for room in metrics.jsonl
   bool unheard;  // stdout cannot be written: nothing more is said there
   size_t resume_at;  // bytes of metrics.jsonl to keep: what was told before the step that the run goes on from
@@ -60,7 +61,7 @@ struct Ending {
   double seconds;      // trained, over all resumes
 };
 
-/* What a rehearsal found out. Of what the run will not do there are 0. */
+/* What a dry run measured; 0 for what the run will not do. */
 struct Measured {
   size_t steps;                       // that were timed
   double step_ms, exchange_ms;        // their medians
@@ -68,13 +69,14 @@ struct Measured {
   double val_batch_ms, token_ms;      // of one
 };
 
-/* Where metrics.jsonl cannot be written, all wait until it can, and say so; if the run is told to stop meanwhile, it is
- * `lost`. */
+/* If metrics.jsonl cannot be written, each of these functions reports that and waits until it can be; if a stop is
+ * requested meanwhile, the lines are `lost`. */
 
-/* Whether the run is to stop: a signal has asked for it, the program that started it to listen was killed, or it is lost. */
+/* Whether the run is to stop: a signal has asked for it, the program that reads its events was killed, or lines are lost. */
 bool events_stop_wanted(const struct Events *);
 
-/* Dies with EXIT_BAD_DATA when it cannot. Opens metrics.jsonl in the run's folder, and keeps of it what belongs to the run so far. */
+/* Opens metrics.jsonl in the run's folder and cuts off what does not belong to the run so far. Dies with EXIT_BAD_DATA when
+ * it cannot. */
 void events_open_metrics(struct Events *, const char *folder);
 
 /* Bytes of metrics.jsonl. */

@@ -14,11 +14,11 @@ int command_init(int argc, char **argv) {
   const char *out = NULL;
   const struct Arg args[] = {
       {"out", ARG_TEXT, &out, 0, 0, "file to write"},
-      {"layers", ARG_COUNT, &config.L, 1, 1 << 12, "L"},
-      {"heads", ARG_COUNT, &config.NH, 1, 1 << 20, "NH"},
-      {"channels", ARG_COUNT, &config.C, 1, 1 << 20, "C"},
-      {"context", ARG_COUNT, &config.maxT, 1, 1 << 24, "maxT, positions"},
-      {"vocab-size", ARG_COUNT, &config.V, 1, 1 << 24, "V, tokens"},
+      {"layers", ARG_COUNT, &config.L, 1, MOST_LAYERS, "L"},
+      {"heads", ARG_COUNT, &config.NH, 1, MOST_HEADS, "NH"},
+      {"channels", ARG_COUNT, &config.C, 1, MOST_CHANNELS, "C"},
+      {"context", ARG_COUNT, &config.maxT, 1, MOST_CONTEXT, "maxT, positions"},
+      {"vocab-size", ARG_COUNT, &config.V, 1, MOST_VOCAB, "V, tokens"},
       {"seed", ARG_COUNT, &seed, 0, 0x1p53, "same seed, same weights"},
       {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "number of threads"},
   };

@@ -4,21 +4,21 @@
 
 #include "train/team.h"
 
-enum OrderTask { ORDER_GRADIENTS, ORDER_NORM, ORDER_UPDATE, ORDER_LOOK, ORDER_SEND_MOMENTS, ORDER_END };
+enum OrderTask { ORDER_GRADIENTS, ORDER_NORM, ORDER_UPDATE, ORDER_LOSSES, ORDER_SEND_MOMENTS, ORDER_END };
 
 struct Order {
   enum OrderTask task;
   size_t step, parts, counted;  // of gradients; step of an update, too
   struct UpdateConfig update;
   double scale;                 // of the gradient, in an update
-  struct TeamLook look;
+  struct TeamLosses asked;
 };
 
 /* Without data on ranks above 0. */
 double order_gradients(struct Team *team, struct Gpt2 *model, const struct Order *order, struct Mixture *data);
 double order_norm(struct Team *team, struct Gpt2 *model);
 void order_update(struct Team *team, struct Gpt2 *model, const struct Order *order);
-void order_look(struct Team *team, struct Gpt2 *model, const struct Order *order);
+void order_losses(struct Team *team, struct Gpt2 *model, const struct Order *order);
 void order_send_moments(struct Team *team, const struct Gpt2 *model);
 
 #endif

@@ -169,8 +169,8 @@ static double median(double *values, size_t count) {
 }
 
 /* The medians of some steps of `parts` batches, in milliseconds. The first warms up and is dropped, unless it
- * alone takes as long as a rehearsal may. */
-static struct Measured rehearse_steps(struct Run *run, size_t parts) {
+ * alone takes as long as a dry run may. */
+static struct Measured time_steps(struct Run *run, size_t parts) {
   enum { STEPS = 5 };
   const double ends = clock_seconds() + 10;
   const size_t given = run->team.parts;
@@ -189,28 +189,28 @@ static struct Measured rehearse_steps(struct Run *run, size_t parts) {
 }
 
 /* A step of many batches may take an hour: what two of each share take more than one, each of the others takes. */
-static struct Measured rehearse_parts(struct Run *run) {
+static struct Measured time_parts(struct Run *run) {
   const size_t parts = run->options.parts, shares = run->options.shares;
-  if (parts <= 2 * shares) return rehearse_steps(run, parts);
-  const double two = rehearse_steps(run, 2 * shares).step_ms;
-  struct Measured one = rehearse_steps(run, shares);
+  if (parts <= 2 * shares) return time_steps(run, parts);
+  const double two = time_steps(run, 2 * shares).step_ms;
+  struct Measured one = time_steps(run, shares);
   one.step_ms += (double)(parts / shares - 1) * fmin(fmax(two - one.step_ms, 0), one.step_ms);
   return one;
 }
 
 /* Before the steps are timed, they find out with how many threads; not where each takes seconds. */
-static void rehearse_threads(struct Run *run) {
+static void try_threads(struct Run *run) {
   const size_t parts = run->options.parts;
   run->team.parts = run->options.parts = run->options.shares;
   while (!run->thread_trial.settled) run->thread_trial.settled |= run_step(run, 0).step_ms > 1000;
   run->team.parts = run->options.parts = parts;
 }
 
-void plan_rehearse(struct Run *run) {
+void plan_dry_run(struct Run *run) {
   enum { TOKENS = 8 };
   const struct RunOptions *o = &run->options;
-  rehearse_threads(run);
-  struct Measured measured = rehearse_parts(run);
+  try_threads(run);
+  struct Measured measured = time_parts(run);
 
   if (o->val_data.count > 0) {
     const double started = clock_seconds();

@@ -1,4 +1,4 @@
-/* What a run will take, known before it does: memory from its layout, time from a rehearsal. */
+/* What a run will take, found before it starts: memory from its layout, time from a few steps (a dry run). */
 #ifndef LLMC_PLAN_H
 #define LLMC_PLAN_H
 
@@ -15,7 +15,7 @@ void plan_check_disk(const struct Run *run);
 /* Bytes that --recompute saves, or would save. */
 size_t plan_recompute_saves(const struct Run *run);
 
-/* Times the first steps of the run, and what else it will do, in place; tells, and writes no file. */
-void plan_rehearse(struct Run *run);
+/* Dry run: times a few steps, a validation batch and a sample, and reports them. Writes no file. */
+void plan_dry_run(struct Run *run);
 
 #endif

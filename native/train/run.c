@@ -14,7 +14,7 @@ static void set_team(struct Run *run) {
   struct Team *team = &run->team;
   struct Gpt2 *model = &run->model;
   team->shares = o->shares, team->parts = o->parts, team->B = o->batch_size, team->T = o->seq_len;
-  team->look_B = model->look.B, team->look_T = model->look.T, team->exchange_dtype = o->exchange_dtype;
+  team->eval_B = model->eval.B, team->eval_T = model->eval.T, team->exchange_dtype = o->exchange_dtype;
   model->rank = (size_t)team->ranks.rank, model->ranks = (size_t)team->ranks.count;
   model->adds_apart = team_adds_apart(team);
 }
@@ -65,7 +65,7 @@ void run_count_steps(struct Run *run) {
   run->steps = stopping_steps(&o->limits, &update, &run->steps_reason);
   const bool timed = o->schedule.shape == WSD && o->limits.seconds > 0;
   if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT && !timed) {
-    die(EXIT_USAGE, "--schedule %s sinks towards the last step, and nothing says which that is; give --steps, "
+    die(EXIT_USAGE, "--schedule %s decays towards the last step, and nothing says which step that is; give --steps, "
         "--max-tokens or --epochs too, or --schedule wsd with --max-time", SCHEDULE_NAMES[o->schedule.shape]);
   }
   o->schedule.steps = run->steps;
@@ -107,7 +107,7 @@ bool run_end(struct Run *run, size_t step, enum EndReason reason) {
   return events_end(&run->events, &ending);
 }
 
-/* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
+/* Ends a run whose loss is not a number. The weights in memory are lost, those on the disk are not. */
 void run_end_not_finite(struct Run *run, size_t step, const char *numbers) {
   char saved[80] = "no weights were saved";
   run_end(run, step, END_NOT_FINITE);
@@ -239,7 +239,7 @@ size_t run_write(struct Run *run, size_t count) {
   return run->written_count;
 }
 
-bool run_look(struct Run *run, size_t step, bool validates, bool samples) {
+bool run_evaluate(struct Run *run, size_t step, bool validates, bool samples) {
   struct ValLosses losses = {0};
   if (validates && !validate(run, step, &losses)) return false;
   const double loss = losses.all.mean;

@@ -1,4 +1,4 @@
-/* A training run: its settings, its state, and everything that it can do. When, is train.c's policy. */
+/* A training run: its settings, its state, and everything that it can do. train.c decides when. */
 #ifndef LLMC_RUN_H
 #define LLMC_RUN_H
 
@@ -106,7 +106,7 @@ enum EndReason run_ends(const struct Run *run, size_t step);
  * so. */
 bool run_end(struct Run *run, size_t step, enum EndReason reason);
 
-/* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
+/* Ends a run whose loss is not a number. The weights in memory are lost, those on the disk are not. */
 _Noreturn void run_end_not_finite(struct Run *run, size_t step, const char *numbers);
 
 /* Tokens in an update. */
@@ -123,9 +123,9 @@ bool run_asked_to_stop(const struct Run *run);
  * options' stop token was, or until it was asked to stop. */
 size_t run_write(struct Run *run, size_t count);
 
-/* A step's validation and its sample, where they are due, told when both are done. False where it was asked to stop
- * before that: nothing of them is told or kept. Dies with EXIT_NOT_FINITE. */
-bool run_look(struct Run *run, size_t step, bool validates, bool samples);
+/* Makes a step's validation and its sample, where they are due, and reports them when both are done. False where a stop was
+ * requested before that: neither is reported or kept. Dies with EXIT_NOT_FINITE. */
+bool run_evaluate(struct Run *run, size_t step, bool validates, bool samples);
 
 /* Whether the weights have the lowest validation loss of those that were saved. */
 bool run_is_best(const struct Run *run);

@@ -31,7 +31,7 @@ static void make_folder(const char *path) {
   }
 }
 
-/* Removes a folder of `checkpoints` that is no checkpoint: half of one, or what is left of one. */
+/* Removes a folder of `checkpoints` that is not a checkpoint: half of one, or what is left of one. */
 static void remove_rest(const char *out, const char *name) {
   static const char *const files[] = {"model.bin", "state.bin", "model.bin.part", "state.bin.part"};
   char folder[64], path[SAVER_PATH];
@@ -278,6 +278,7 @@ static bool write_part(struct Saver *saver, const struct Checkpoint *checkpoint,
                        const struct Gpt2 *model) {
   char folder[SAVER_PATH], part[64];
   snprintf(folder, sizeof folder, "%s/%s", saver->out, FOLDER);
+  if (!disk_make_folder(saver->out)) return fail(saver, saver->out, errno);  // it may have been deleted or renamed
   if (!disk_make_folder(folder)) return fail(saver, folder, errno);
   if (!disk_make_folder(saver->part_path)) return fail(saver, saver->part_path, errno);
   snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
@@ -319,6 +320,7 @@ bool saver_weights(struct Saver *saver, const struct Checkpoint *checkpoint, con
   saver_wait(saver);
   turn(saver, SAVER_IDLE, SAVER_WRITES);
   snprintf(saver->model_path, SAVER_PATH, "%s/model.bin", saver->out);
+  disk_make_folder(saver->out);
   saver->model.survives = true;
   checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
   file_writer_commit(&saver->model);

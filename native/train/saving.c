@@ -26,7 +26,7 @@ size_t saving_least(const struct Run *run) {
 
 /* ---- when ----------------------------------------------------------------------------------------- */
 
-void saving_begin(struct Run *run) { run->pace.last = run->pace.looked = clock_seconds(); }
+void saving_begin(struct Run *run) { run->pace.last = run->pace.asked = clock_seconds(); }
 
 /* Seconds until the run ends, as far as its steps and its time say. */
 static double seconds_left(const struct Run *run, size_t step) {
@@ -72,8 +72,8 @@ bool saving_due(struct Run *run, size_t step) {
   if (every->steps > 0) return step % every->steps == 0;
   if (every->seconds <= 0) return false;
   announce(run, step);
-  pace->longest = fmax(now - pace->looked, 0.9 * pace->longest);
-  pace->looked = now;
+  pace->longest = fmax(now - pace->asked, 0.9 * pace->longest);
+  pace->asked = now;
   pace->now = step > run->first_step && now - pace->last + pace->longest > every->seconds;
   return pace->now;
 }
@@ -92,14 +92,16 @@ static void check_weights(struct Run *run, size_t step) {
   run_end_not_finite(run, step, numbers);
 }
 
+static int fault_of(const struct Run *run) {
+  return run->events.lost ? run->events.reason : run->saver.fault.reason;
+}
+
 static const char *why(const struct Run *run, char text[SAVER_PATH + 128]) {
-  if (run->events.lost) {
-    snprintf(text, SAVER_PATH + 128, "the disk has no room for %s/metrics.jsonl", run->options.out);
-    return text;
-  }
-  const struct SaverFault *fault = &run->saver.fault;
-  const char *words = file_no_room(fault->reason) ? "the disk has no room for" : "cannot write";
-  snprintf(text, SAVER_PATH + 128, "%s %s (%s)", words, fault->path, strerror(fault->reason));
+  const int reason = fault_of(run);
+  const char *words = file_no_room(reason) ? "the disk has no room for" : "cannot write";
+  const char *place = run->events.lost ? run->options.out : run->saver.fault.path;
+  snprintf(text, SAVER_PATH + 128, "%s %s%s (%s)", words, place, run->events.lost ? "/metrics.jsonl" : "",
+           strerror(reason));
   return text;
 }
 
@@ -113,17 +115,17 @@ static bool save_alone(struct Run *run, size_t step) {
 
 void saving_die(struct Run *run, size_t step) {
   char reason[SAVER_PATH + 128], before[96] = "no checkpoint is there to resume from";
-  const char *out = run->options.out;
-  if (run->saver.count > 0) {
+  char model[SAVER_PATH], state[SAVER_PATH];
+  const char *out = run->options.out, *advice = file_remedy(fault_of(run));
+  if (saver_newest(&run->saver, model, state) && disk_there(state)) {  // the folder may be gone
     snprintf(before, sizeof before, "a resume goes on from step %zu", saver_step(&run->saver));
   }
   why(run, reason);
-  const char *advice = run->events.lost || file_no_room(run->saver.fault.reason) ? "free some space; " : "";
   if (run->alone == step + 1) {
-    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; %s%s", reason, step, out, advice,
+    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; %s; %s", reason, step, out, advice,
         before);
   }
-  die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; %s%s", reason, step, advice, before);
+  die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; %s; %s", reason, step, advice, before);
 }
 
 /* A limit of the process itself does not go away, nor does a folder in a file's place. */
@@ -143,12 +145,11 @@ static void refused(struct Run *run, size_t step) {
   if (!waits) saving_die(run, step);
   run->pace.again = clock_seconds() + (file_no_room(fault.reason) ? AGAIN_SECONDS : 0);
   if (!first) return;
-  events_note(&run->events, "%s; %s; training goes on and tries again%s", reason,
-              alone ? "the weights are saved alone, in model.bin" : "this step is not saved",
-              file_no_room(fault.reason) ? ": free some space" : "");
+  events_note(&run->events, "%s; %s; training goes on and tries again: %s", reason,
+              alone ? "the weights are saved alone, in model.bin" : "this step is not saved", file_remedy(fault.reason));
 }
 
-void saving_look(struct Run *run, size_t step) {
+void saving_report(struct Run *run, size_t step) {
   switch (saver_news(&run->saver)) {
     case SAVER_NO_NEWS: return;
     case SAVER_FAILED:
@@ -187,7 +188,7 @@ void saving_save(struct Run *run, size_t step, bool told, bool may_be_best) {
   if (run->options.out == NULL) return;
   const double began = clock_seconds();
   saver_wait(&run->saver);
-  saving_look(run, step);
+  saving_report(run, step);
   check_weights(run, step);
   /* What fails for another reason than room may not fail again. */
   if (!try_to_save(run, step, told, may_be_best) &&
@@ -208,8 +209,9 @@ static bool wait_for_room(struct Run *run, size_t step, bool asked, int tries) {
   if (asked && !by_hand && tries == 2) return false;
   if (tries == 0 && (by_hand || !asked)) {
     char reason[SAVER_PATH + 128];
-    events_note(&run->events, "%s: the weights of step %zu are in memory alone. Free some space: llmc waits for it. %s",
-                why(run, reason), step, asked ? "Ctrl-C again gives them up" : "Ctrl-C or SIGTERM gives them up");
+    events_note(&run->events, "%s: the weights of step %zu are in memory alone. llmc tries again until it can save them: "
+                "%s. %s", why(run, reason), step, file_remedy(fault_of(run)),
+                asked ? "Ctrl-C again gives them up" : "Ctrl-C or SIGTERM gives them up");
   }
   for (int i = 0; i < 10; i++) {
     clock_wait(100);
@@ -223,7 +225,7 @@ bool saving_last(struct Run *run, size_t step, bool told) {
   if (run->options.out == NULL) return true;
   const bool asked = run_asked_to_stop(run);
   saver_wait(saver);
-  saving_look(run, step);
+  saving_report(run, step);
   check_weights(run, step);
   for (int tries = 0;; tries++) {
     if (!run->events.lost && try_to_save(run, step, told, true)) {

@@ -17,8 +17,8 @@ struct Run;
 
 struct Pace {
   double last;     // when the run saved, or began
-  double looked;   // when it was last asked
-  double longest;  // seconds from one question to the next
+  double asked;    // when saving_due was last called
+  double longest;  // seconds between two of its calls, at most
   double again;    // when to try a save again that failed; 0: none failed
   bool now;        // its time has come
   bool announced, timed;
@@ -40,7 +40,7 @@ void saving_save(struct Run *run, size_t step, bool told, bool may_be_best);
 bool saving_last(struct Run *run, size_t step, bool told);
 
 /* Tells what has become of the checkpoint that was saved last. */
-void saving_look(struct Run *run, size_t step);
+void saving_report(struct Run *run, size_t step);
 
 /* Ends a run whose weights are saved alone. */
 _Noreturn void saving_die(struct Run *run, size_t step);

@@ -11,7 +11,7 @@ extern const char *const END_NAMES[];  // in this order
 
 enum { MOST_STEPS = 1000000000 };  // so many are no limit
 
-/* 0 is no limit, of steps MOST_STEPS. */
+/* Where 0 stands for no limit; for `steps` that is MOST_STEPS. */
 struct Limits {
   size_t steps, tokens, epochs;
   double seconds;    // of training, from the first step on, over all resumes

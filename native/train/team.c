@@ -31,14 +31,14 @@ static size_t losses_each(const struct Team *team, size_t parts) {
 /* Tokens in the rows that a rank gets at a time: a share's, where they come by message. */
 static size_t dealt_tokens(const struct Team *team) {
   const size_t batches = ranks_of(team) > 1 ? share_parts(team, team->parts) : 1;
-  return size_max(size_product(batches, team->B * team->T), team->look_B * team->look_T);
+  return size_max(size_product(batches, team->B * team->T), team->eval_B * team->eval_T);
 }
 
 void team_layout(struct Team *team, struct Arena *arena, const struct Gpt2 *model) {
   const size_t N = ranks_of(team), dealt = dealt_tokens(team);
   team->tokens = arena_alloc(arena, dealt, sizeof(int));
   team->targets = arena_alloc(arena, dealt, sizeof(int));
-  team->row_losses = model->look.acts.losses;
+  team->row_losses = model->eval.acts.losses;
   if (team->shares == 1) return;
   team->losses = arena_alloc(arena, N * losses_each(team, team->parts), sizeof(double));
   team->squares = arena_alloc(arena, pieces_count(model), sizeof(double));
@@ -47,7 +47,7 @@ void team_layout(struct Team *team, struct Arena *arena, const struct Gpt2 *mode
     team->cuts[r] = border.floats, team->piece_cuts[r] = 2 * border.piece;  // a square is a double, two floats
   }
   if (N == 1) return;
-  team->row_losses = arena_alloc(arena, N * team->look_B * team->look_T, sizeof(float));
+  team->row_losses = arena_alloc(arena, N * team->eval_B * team->eval_T, sizeof(float));
   exchange_layout(team, arena);
   for (int i = 0; i < 2 && team->ranks.rank == 0; i++) team->hand[i] = arena_alloc(arena, N * dealt, sizeof(int));
 }
@@ -95,7 +95,7 @@ static double gather_losses(struct Team *team, const struct Order *order) {
     for (size_t i = 0; i < k; i++) loss += losses[i] / (double)order->parts;
   }
   for (size_t r = 1; r < N; r++) {
-    if (team->losses[r * each + each - 1] > 0) interrupts_wish();
+    if (team->losses[r * each + each - 1] > 0) interrupts_request();
   }
   return loss;
 }
@@ -168,10 +168,10 @@ double team_update(struct Team *team, struct Gpt2 *model, const struct UpdateCon
 
 /* ---- losses ------------------------------------------------------------------------------------- */
 
-void order_look(struct Team *team, struct Gpt2 *model, const struct Order *order) {
-  const struct TeamLook *look = &order->look;
-  const size_t rank = (size_t)team->ranks.rank, batch = look->first + rank;
-  struct Gpt2 shape = look->windows > 0 ? gpt2_looking(model) : *model;
+void order_losses(struct Team *team, struct Gpt2 *model, const struct Order *order) {
+  const struct TeamLosses *asked = &order->asked;
+  const size_t rank = (size_t)team->ranks.rank, batch = asked->first + rank;
+  struct Gpt2 shape = asked->windows > 0 ? gpt2_eval_model(model) : *model;
   const size_t most = shape.B * shape.T;
   const bool several = team->ranks.count > 1;
   double clock = clock_seconds();
@@ -180,30 +180,30 @@ void order_look(struct Team *team, struct Gpt2 *model, const struct Order *order
     ranks_scatter(&team->ranks, team->targets, team->hand[1], most * sizeof(int));
   }
   team->exchanging += passed(&clock);
-  if (batch < look->count) {
-    if (look->windows > 0) shape.B = size_min(shape.B, look->windows - batch * shape.B);
+  if (batch < asked->count) {
+    if (asked->windows > 0) shape.B = size_min(shape.B, asked->windows - batch * shape.B);
     team->means[rank] = gpt2_loss(&shape, team->tokens, team->targets);
   }
   team->computing += passed(&clock);
   if (!several) return;
   ranks_gather(&team->ranks, team->means, sizeof(double));
-  if (look->windows > 0) {
+  if (asked->windows > 0) {
     memcpy(team->row_losses + rank * most, shape.acts.losses, most * sizeof(float));
     ranks_gather(&team->ranks, team->row_losses, most * sizeof(float));
   }
   team->exchanging += passed(&clock);
 }
 
-size_t team_look(struct Team *team, struct Gpt2 *model, struct TeamLook look, TeamReader *read, void *context) {
-  const size_t N = ranks_of(team), count = size_min(N, look.count - look.first);
-  const size_t most = look.windows > 0 ? model->look.B * model->look.T : model->B * model->T;
-  struct Order order = {.task = ORDER_LOOK, .look = look};
+size_t team_losses(struct Team *team, struct Gpt2 *model, struct TeamLosses asked, TeamReader *read, void *context) {
+  const size_t N = ranks_of(team), count = size_min(N, asked.count - asked.first);
+  const size_t most = asked.windows > 0 ? model->eval.B * model->eval.T : model->B * model->T;
+  struct Order order = {.task = ORDER_LOSSES, .asked = asked};
   for (size_t r = 0; r < count; r++) {
-    if (N == 1) read(context, look.first, team->tokens, team->targets);
-    else read(context, look.first + r, team->hand[0] + r * most, team->hand[1] + r * most);
+    if (N == 1) read(context, asked.first, team->tokens, team->targets);
+    else read(context, asked.first + r, team->hand[0] + r * most, team->hand[1] + r * most);
   }
   give_order(team, &order);
-  order_look(team, model, &order);
+  order_losses(team, model, &order);
   return count;
 }
 

@@ -32,7 +32,7 @@ struct Team {
   size_t threads;        // for this rank: a core each, of those that it may use
   size_t shares, parts;  // S; batches in an update, a multiple of it
   size_t B, T;           // of a batch in training
-  size_t look_B, look_T; // of a batch of validation windows; 0: there is none
+  size_t eval_B, eval_T; // of a batch of validation windows; 0: there is none
   struct Member members[RANKS_MOST];
   size_t cuts[RANKS_MOST + 1];         // floats in front of each rank's run
   size_t piece_cuts[RANKS_MOST + 1];   // its pieces, in floats of `squares`
@@ -40,7 +40,7 @@ struct Team {
   int *tokens, *targets; // (a share's parts, B, T), or one batch of either kind: the own ones
   int *hand[2];          // (ranks, as many) tokens and targets, rank 0's
   double *losses;        // (ranks, parts of its shares + 1)
-  float *row_losses;     // (ranks, look_B, look_T)
+  float *row_losses;     // (ranks, eval_B, eval_T)
   enum Dtype exchange_dtype;  // of the shares' gradients, when they are added up
   float *received;       // (ranks, EXCHANGE_PIECE) of that type
   float *packed;         // (ranks, EXCHANGE_PIECE) of BF16, to be sent
@@ -66,18 +66,18 @@ double team_norm(struct Team *team, struct Gpt2 *model);
  * is a sum of its own that the step makes, that one. */
 double team_update(struct Team *team, struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double norm);
 
-/* Batches whose losses are wanted, one for each rank: number `first` and those that follow, of `count`. */
-struct TeamLook {
+/* Batches whose losses are to be computed, one for each rank: from number `first` on, of `count`. */
+struct TeamLosses {
   size_t first, count;
-  size_t windows;  // of a validation, look_B in a batch, fewer in the last; 0: batches of (B, T)
+  size_t windows;  // of a validation, eval_B in a batch, fewer in the last; 0: batches of (B, T)
 };
 
-/* Fills batch number `batch` of a look. */
+/* Fills in batch number `batch`. */
 typedef void TeamReader(void *context, size_t batch, int *tokens, int *targets);
 
-/* Measures them; returns how many there were. The mean of the r-th is in means, its losses in row_losses if it has
- * windows. */
-size_t team_look(struct Team *team, struct Gpt2 *model, struct TeamLook look, TeamReader *read, void *context);
+/* Computes the losses of these batches and returns how many there were. The mean of the r-th goes into means, and if it
+ * has windows, the loss of each target into row_losses. */
+size_t team_losses(struct Team *team, struct Gpt2 *model, struct TeamLosses asked, TeamReader *read, void *context);
 
 /* Gives `take` the moments of all ranks, m of all in order, then v. */
 typedef void TeamTaker(void *context, const void *bytes, size_t count);
@@ -93,7 +93,7 @@ void team_end(struct Team *team);
 struct TeamPlan {
   struct Config config;
   char isa[16];
-  size_t B, T, look_B, look_T, shares, parts, threads;
+  size_t B, T, eval_B, eval_T, shares, parts, threads;
   enum Dtype dtype;
   enum Optimizer optimizer;
   enum MomentsType moments, stored;  // stored: of a checkpoint
@@ -109,8 +109,8 @@ void team_call(struct Team *team);
 /* Rank 0's plan, to all. */
 void team_plan(const struct Team *team, struct TeamPlan *plan);
 
-/* Gathers what each rank is and takes; this one's are given, in bytes. */
-void team_muster(struct Team *team, const struct Gpt2 *model, size_t memory, size_t available);
+/* Fills in `members` on rank 0. `memory` and `available` are this rank's, in bytes. */
+void team_gather_members(struct Team *team, const struct Gpt2 *model, size_t memory, size_t available);
 
 /* All that a rank above 0 does: it takes part in the work until rank 0 ends it. Returns its exit code. */
 int team_work(struct Team *team);

@@ -1,5 +1,5 @@
-/* How many threads a run pays for. Threads meet after every operation, so a small model on a large machine is faster
- * with fewer. The first steps of the run find out; their results do not depend on it. */
+/* Chooses the number of threads of a run. Threads wait for each other after every operation, so a small model on a large
+ * machine is faster with fewer. The first steps of the run are timed with several numbers; results do not depend on them. */
 #ifndef LLMC_THREADS_H
 #define LLMC_THREADS_H
 

@@ -46,7 +46,7 @@ static struct RunOptions read_options(int argc, char **argv) {
        "stop after this many validations without improvement; 0: never"},
       {"min-delta", ARG_NUMBER, &o.limits.min_delta, 0, older ? most : 100, "minimum improvement that counts as a new best"},
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
-      {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
+      {"seq-len", ARG_COUNT, &o.seq_len, 1, MOST_CONTEXT, "T, tokens in a row"},
       {"total-batch-size", ARG_COUNT, &o.total_batch_size, 0, 1e12, "tokens in an update; 0: one batch of B rows"},
       {"optimizer", ARG_CHOICE, &(struct Choice){&o.optimizer, OPTIMIZER_NAMES}, 0, 0,
        "of the blocks' matrices: adamw or muon; all else has adamw"},
@@ -61,7 +61,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, older ? most : 10, "weight decay of the matrices"},
       {"dropout", ARG_NUMBER, &o.dropout, 0, ARG_BELOW_1, "fraction of activations dropped at random in training"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "clip the gradient to this global norm; 0: never"},
-      {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, older ? most : OUTLIERS_MOST_Z, "skip updates whose loss z-score exceeds this; 0: never"},
+      {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, older ? most : OUTLIERS_MOST_Z,
+       "skip updates whose loss z-score exceeds this; 0: never"},
       {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, older ? most : OUTLIERS_MOST_Z,
        "skip updates whose gradient norm z-score exceeds this; 0: never"},
       {"shares", ARG_COUNT, &o.shares, 0, RANKS_MOST,
@@ -69,7 +70,8 @@ static struct RunOptions read_options(int argc, char **argv) {
        "the resumed run had"},
       {"threads", ARG_COUNT, &o.threads, 0, POOL_MAX_THREADS,
        "number of threads; 0: one for each core that this process may use"},
-      {"prefer-isa", ARG_TEXT, &o.prefer_isa, 0, 0, "instruction set to take if it is among those of which the fastest is measured"},
+      {"prefer-isa", ARG_TEXT, &o.prefer_isa, 0, 0,
+       "instruction set to take if it is among those of which the fastest is measured"},
       {"fewer-threads", ARG_SWITCH, &o.fewer_threads, 0, 1, "1: fewer threads where the first steps are no slower with them"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
        "number type that linear layers multiply: fp32 or bf16"},
@@ -98,7 +100,8 @@ static struct RunOptions read_options(int argc, char **argv) {
        "steps between checkpoints, or at most so much time, such as 10m; 0: only at the end"},
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "number of checkpoints to keep"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: resume from the newest checkpoint in --out"},
-      {"resume-from", ARG_COUNT, &o.resume_from, 0, MOST_STEPS, "resume from the checkpoint of this step; 1000000000: the newest"},
+      {"resume-from", ARG_COUNT, &o.resume_from, 0, MOST_STEPS,
+       "resume from the checkpoint of this step; 1000000000: the newest"},
       {"new-schedule", ARG_SWITCH, &o.new_schedule, 0, 1, "1: a resumed run's schedule is not the one it had, and is checked"},
       {"forget-best", ARG_SWITCH, &o.forget_best, 0, 1, "1: losses of other validation tokens, before a resume, do not count"},
       {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: print the memory and time that the run needs, and write nothing"},
@@ -147,7 +150,7 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
     /* Asked to stop, it saves at once: whoever asked may not wait for a validation. */
     if (!told && !run_asked_to_stop(run)) {
       const bool validates = o->val_data.count > 0 && (end != GOES_ON || due(step, o->val_every));
-      told = run_look(run, step, validates, step > 0 && due(step, o->sample_every));
+      told = run_evaluate(run, step, validates, step > 0 && due(step, o->sample_every));
       if (told && validates && end == GOES_ON) end = run_ends(run, step);
     }
     if (!told || (end == GOES_ON && run_asked_to_stop(run))) end = END_INTERRUPTED;
@@ -158,7 +161,7 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
     if (is_due || (step > 0 && keeps_best && run_is_best(run))) saving_save(run, step, told, keeps_best);
     const struct StepMetrics metrics = run_step(run, step);
     events_step(&run->events, &metrics);
-    saving_look(run, step + 1);
+    saving_report(run, step + 1);
   }
 }
 
@@ -219,7 +222,7 @@ static void tell_plan(struct Run *run, bool goes_on, const struct Resumed *resum
   const struct RunOptions *o = &run->options;
   const struct Gpt2 *model = &run->model;
   struct TeamPlan plan = {
-      .config = model->config, .B = o->batch_size, .T = o->seq_len, .look_B = model->look.B, .look_T = model->look.T,
+      .config = model->config, .B = o->batch_size, .T = o->seq_len, .eval_B = model->eval.B, .eval_T = model->eval.T,
       .shares = o->shares, .parts = o->parts, .threads = o->threads, .dtype = o->dtype, .optimizer = o->optimizer,
       .exchange_dtype = o->exchange_dtype, .moments = o->optimizer_state, .stored = resumed->moments, .recompute = o->recompute,
       .fewer_threads = o->fewer_threads, .goes_on = goes_on, .dropout = o->dropout, .seed = o->seed,
@@ -236,7 +239,7 @@ static void take_memory(struct Run *run, struct Arena *arena, const struct Resum
   const struct Beginning at = {.step = resumed->step, .steps = run->steps, .seconds = run->seconds_before,
                                .lr = schedule_lr(&o->schedule, resumed->step),
                                .peak_flops = peak_measure(run->model.kernels, &run->model.workers).best};
-  team_muster(&run->team, &run->model, arena_footprint(arena), available);
+  team_gather_members(&run->team, &run->model, arena_footprint(arena), available);
   if (!o->dry_run) interrupts_catch();  // before anybody hears of the run, and could want it to stop
   events_start(&run->events, &run->model, arena, available, plan_recompute_saves(run), &at, &run->team);
   plan_check(run, arena_footprint(arena), available);
@@ -321,7 +324,7 @@ int command_train(int argc, char **argv) {
   run.first_step = resumed.step;
   saving_begin(&run);
   int code = EXIT_OK;
-  if (o->dry_run) plan_rehearse(&run);
+  if (o->dry_run) plan_dry_run(&run);
   else code = loop(&run, &resumed);
   team_end(&run.team);
   saver_close(&run.saver);

@@ -47,13 +47,13 @@ void validation_choose(struct Run *run) {
     if (windows->count > most) most = windows->count;
   }
   val->B = 1, val->T = T;
-  run->model.look = (struct Look){.B = size_min(ceil_div(BATCH_TOKENS, T), most), .T = T};
+  run->model.eval = (struct EvalPass){.B = size_min(ceil_div(BATCH_TOKENS, T), most), .T = T};
 }
 
 /* Batches of one part's windows. */
 static size_t batches_of(const struct Run *run, size_t part) {
   if (by_batches(run)) return size_min(run->options.val_batches, dataloader_batches(&run->val.parts[0]));
-  return ceil_div(run->validations[part].windows.count, run->model.look.B);
+  return ceil_div(run->validations[part].windows.count, run->model.eval.B);
 }
 
 size_t validation_turns(const struct Run *run) {
@@ -80,14 +80,14 @@ static void read_batch(void *context, size_t batch, int *tokens, int *targets) {
 }
 
 static size_t windows_in(const struct Run *run, size_t part, size_t batch) {
-  const size_t B = run->model.look.B;
+  const size_t B = run->model.eval.B;
   return size_min(B, run->validations[part].windows.count - batch * B);
 }
 
 static void read_windows(void *context, size_t batch, int *tokens, int *targets) {
   const struct Reader *reader = context;
   struct Run *run = reader->run;
-  const size_t B = run->model.look.B, T = run->model.look.T, n = windows_in(run, reader->part, batch);
+  const size_t B = run->model.eval.B, T = run->model.eval.T, n = windows_in(run, reader->part, batch);
   memset(tokens, 0, n * T * sizeof(int));
   memset(targets, 0, n * T * sizeof(int));
   for (size_t b = 0; b < n; b++) {
@@ -99,7 +99,7 @@ static void read_windows(void *context, size_t batch, int *tokens, int *targets)
 /* Adds the windows of a batch, whose losses these are. */
 static void add_windows(struct Run *run, size_t part, size_t batch, const float *losses) {
   struct Validation *v = &run->validations[part];
-  const size_t B = run->model.look.B, T = run->model.look.T, n = windows_in(run, part, batch);
+  const size_t B = run->model.eval.B, T = run->model.eval.T, n = windows_in(run, part, batch);
   for (size_t b = 0; b < n; b++) {
     const struct Window w = windows_at(&v->windows, batch * B + b);
     double sum = 0;  // where a target does not count, its loss is 0
@@ -110,12 +110,12 @@ static void add_windows(struct Run *run, size_t part, size_t batch, const float 
 
 size_t validation_turn(struct Run *run, size_t part, size_t first) {
   struct Reader reader = {run, part};
-  struct TeamLook look = {.first = first, .count = batches_of(run, part)};
-  if (!by_batches(run)) look.windows = run->validations[part].windows.count;
-  const size_t count = team_look(&run->team, &run->model, look, by_batches(run) ? read_batch : read_windows, &reader);
+  struct TeamLosses asked = {.first = first, .count = batches_of(run, part)};
+  if (!by_batches(run)) asked.windows = run->validations[part].windows.count;
+  const size_t count = team_losses(&run->team, &run->model, asked, by_batches(run) ? read_batch : read_windows, &reader);
   for (size_t i = 0; i < count; i++) {
     if (by_batches(run)) add_window(&run->validations[0], run->team.means[i], 1);
-    else add_windows(run, part, first + i, run->team.row_losses + i * run->model.look.B * run->model.look.T);
+    else add_windows(run, part, first + i, run->team.row_losses + i * run->model.eval.B * run->model.eval.T);
   }
   return count;
 }

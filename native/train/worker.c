@@ -37,7 +37,7 @@ void team_call(struct Team *team) {
 
 void team_plan(const struct Team *team, struct TeamPlan *plan) { ranks_broadcast(&team->ranks, plan, sizeof *plan); }
 
-void team_muster(struct Team *team, const struct Gpt2 *model, size_t memory, size_t available) {
+void team_gather_members(struct Team *team, const struct Gpt2 *model, size_t memory, size_t available) {
   struct Member *self = &team->members[team->ranks.rank];
   *self = (struct Member){.threads = (size_t)pool_threads(model->workers.pool), .memory = memory, .available = available};
   memcpy(self->machine, team->ranks.machine, sizeof self->machine);
@@ -55,11 +55,11 @@ static const struct Kernels *kernels_named(const char *name) {
 static void make_model(struct Gpt2 *model, struct Team *team, const struct TeamPlan *plan) {
   const size_t threads = plan->threads > 0 ? plan->threads : team->threads;
   *model = (struct Gpt2){.config = plan->config, .dtype = plan->dtype, .recompute = plan->recompute,
-                         .look = {.B = plan->look_B, .T = plan->look_T}, .optimizer = plan->optimizer,
+                         .eval = {.B = plan->eval_B, .T = plan->eval_T}, .optimizer = plan->optimizer,
                          .dropout = {.rate = plan->dropout, .seed = plan->seed}, .rank = (size_t)team->ranks.rank,
                          .ranks = (size_t)team->ranks.count};
   team->shares = plan->shares, team->parts = plan->parts, team->exchange_dtype = plan->exchange_dtype;
-  team->B = plan->B, team->T = plan->T, team->look_B = plan->look_B, team->look_T = plan->look_T;
+  team->B = plan->B, team->T = plan->T, team->eval_B = plan->eval_B, team->eval_T = plan->eval_T;
   model->adds_apart = team_adds_apart(team);
   model->moments.type = plan->moments;
   model->kernels = kernels_named(plan->isa);
@@ -85,7 +85,7 @@ static void work(struct Team *team, struct Gpt2 *model, struct ThreadTrial trial
         break;
       case ORDER_NORM: order_norm(team, model); break;
       case ORDER_UPDATE: order_update(team, model, &order); break;
-      case ORDER_LOOK: order_look(team, model, &order); break;
+      case ORDER_LOSSES: order_losses(team, model, &order); break;
       case ORDER_SEND_MOMENTS: order_send_moments(team, model); break;
       case ORDER_END: return;
     }
@@ -102,7 +102,7 @@ int team_work(struct Team *team) {
   interrupts_catch();
   lay_out(&model, team, &arena);
   const size_t needed = arena_footprint(&arena), available = memory_available();
-  team_muster(team, &model, needed, available);
+  team_gather_members(team, &model, needed, available);
   if (needed > available) {
     memory_refuse("this rank needs", needed, available, "use a smaller --batch-size, --recompute, or more ranks");
   }

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmc.config import load_preset, preset_names
 from llmc.paths import shipped_dir
+from llmc.preset import load_preset, preset_names
 from llmc.setting import flags_of
 from llmc.units import megabytes
 from tests.conftest import Llmc

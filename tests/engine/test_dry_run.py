@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmc.config import TrainConfig, load_preset
+from llmc.config import TrainConfig
 from llmc.model import ModelConfig
+from llmc.preset import load_preset
 from llmc.train.dry_run import planned_work
 from tests.conftest import Llmc
 from tests.helpers.dry_run import PARTS, rehearsed

@@ -186,14 +186,14 @@ def test_the_engine_trusts_no_rows(
 
     most = 2**32 - 1
     assert "less than a header" in said(b"") and "less than a header" in said(good[:1023])
-    assert "no file of rows" in said(b"\1" + good[1:])
-    assert "no file of rows" in said(good[:4] + b"\2" + good[5:])
+    assert "not a file of rows" in said(b"\1" + good[1:])
+    assert "not a file of rows" in said(good[:4] + b"\2" + good[5:])
     assert "cut short" in said(good[:-1]) and "damaged" in said(good + b"\0")
     assert "cut short" in said(good[:8] + struct.pack("<I", most) + good[12:])
     assert "holds no rows" in said(good[:8] + bytes(1016))
     for values in ((0, 0, 0), (0, 5, 0), (0, 5, 5), (0, 5, most), (COUNT - 4, 5, 1), (most, 5, 1)):
-        assert "no piece of the" in said(row(*values))
-    assert "no piece of the" in said(row(0, most, 1))
+        assert "not a piece of the" in said(row(*values))
+    assert "not a piece of the" in said(row(0, most, 1))
     assert f"has {CONTEXT} positions" in said(row(0, CONTEXT + 2, 1))
     path.unlink()
     assert "there is no file" in refused(native("eval", **flags), 3)

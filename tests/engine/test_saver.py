@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -157,6 +158,44 @@ def test_a_failed_fsync_is_an_error(
     assert 2 not in saved and saved[-1] == 12
     assert parts(out) == []
     assert (out / "model.bin").read_bytes() == (calm / "model.bin").read_bytes()
+
+
+@needs_strace
+def test_a_disk_that_has_become_read_only_has_synced_nothing(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    """Ext4 answers EROFS to fsync where it has given up."""
+    fault = "fsync:error=EROFS:when=1"
+    done = injected(native, fault, out=tmp_path / "out", events="json", **flags)
+    events = list(map(json.loads, done.stdout.splitlines()))
+    notes = [event["text"] for event in events if event.get("event") == "note"]
+    assert "Read-only file system" in notes[0] and "make the disk writable again" in notes[0]
+    assert 2 not in [event["step"] for event in events if event.get("event") == "saved"]
+
+
+def test_a_run_whose_folder_was_deleted_saves_its_weights(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    out, calm = tmp_path / "out", tmp_path / "calm"
+    argv = native.argv("train", out=out, events="json", **{**flags, "save_every": 1, "steps": 400})
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        while '"saved"' not in process.stdout.readline():
+            pass
+        out.rename(tmp_path / "elsewhere")
+        process.stdout.read()
+        assert process.wait(60) == 0
+    succeeded(native("train", out=calm, **{**flags, "save_every": 1, "steps": 400}))
+    assert (out / "model.bin").read_bytes() == (calm / "model.bin").read_bytes()
+    assert whole(out)[-1] == "00000400"
+
+
+def test_a_file_takes_the_place_of_no_device(native: Native, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    shape: Flags = {"layers": 1, "heads": 1, "channels": 32, "context": 8, "vocab_size": 20}
+    assert str(pipe) in refused(native("init", out=pipe, **shape), 1)
+    assert pipe.is_fifo()
 
 
 def flipped(path: Path, bit: int) -> bytes:

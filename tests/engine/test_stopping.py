@@ -105,7 +105,7 @@ def test_schedules_sink_to_the_last_step_that_is_known(
         rates[name] = [line["lr"] for line in steps_of(tmp_path / name)]
     assert rates["steps"] == rates["epochs"] == rates["tokens"]
     error = refused(native("train", out=tmp_path / "out", max_time="1h", **flags), 2)
-    assert "--schedule cosine sinks towards the last step" in error and "--steps" in error
+    assert "--schedule cosine decays towards the last step" in error and "--steps" in error
 
 
 def test_a_resume_does_not_reset_the_time(native: Native, flags: Flags, tmp_path: Path) -> None:
@@ -316,15 +316,15 @@ def test_the_default_number_of_steps_is_for_a_run_that_nothing_else_ends(llmc: L
     assert len([line for line in metrics(llmc, "b") if "train_loss" in line]) == 3
     (llmc.workspace / "mine.toml").write_text('[train]\nmax_time = "1s"\nschedule = "linear"\n')
     error = assert_one_sentence(llmc("train", "--config", "mine.toml", "--quiet"), 2)
-    assert "--schedule linear sinks towards the last step" in error
+    assert "--schedule linear decays towards the last step" in error
 
 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["--max-time", "soon"], "'soon' is no time: write it as 2h"),
-        (["--max-tokens", "1.5"], "'1.5' is no whole number"),
-        (["--max-tokens", "-1"], "no whole number"),
+        (["--max-time", "soon"], "'soon' is not a time: write it as 2h"),
+        (["--max-tokens", "1.5"], "'1.5' is not a whole number"),
+        (["--max-tokens", "-1"], "not a whole number"),
         (["--epochs", "0.5"], "--epochs"),
         (["--patience", "2", "--val-every", "0"], "--patience counts validations"),
         (["--skip-loss-z", "-1"], "--skip-loss-z"),

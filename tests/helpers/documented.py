@@ -113,15 +113,15 @@ def make_small(folder: Path) -> Path:
 @contextmanager
 def small(folder: Path) -> Iterator[None]:
     """Let llmc find the tiny presets and the short standard library of ``folder``."""
-    import llmc.config
     import llmc.fetch.registry
+    import llmc.preset
     from llmc.paths import shipped_dir
 
     def shipped(name: str) -> Path:
         return folder / "configs" if name == "configs" else shipped_dir(name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llmc.config, "shipped_dir", shipped)
+        patch.setattr(llmc.preset, "shipped_dir", shipped)
         patch.setattr(llmc.fetch.registry, "stdlib_folder", lambda: folder / "lib")
         yield
 

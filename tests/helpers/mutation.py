@@ -109,9 +109,9 @@ def readers() -> dict[str, tuple[Callable[[Path], object], ...]]:
     from llmc.check.debug_state import read_debug_state
     from llmc.check.inspect.describe import describe
     from llmc.check.inspect.reading import Options
-    from llmc.config import load_preset
     from llmc.evaluate.hellaswag import read_examples
     from llmc.fetch.unpack import unpack
+    from llmc.preset import load_preset
     from llmc.text.source import documents_of, open_source
     from llmc.tokens.files import read_tokens
     from llmc.tokens.manifest import load_manifest, verify

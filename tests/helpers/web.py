@@ -27,7 +27,7 @@ class Act:
     """What to do with a GET in place of serving the file as it should be.
 
     Attributes:
-        status: answer this, with a page, where it is no success.
+        status: answer this, with a page, where it is not a success.
         headers: sent too.
         cut: break the connection after so many bytes of the body.
         pause_s: wait so long after every 16 KiB.

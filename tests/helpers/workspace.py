@@ -114,7 +114,7 @@ def assert_no_complaint(errors: bytes) -> None:
 
 
 def assert_left_in_peace(llmc: Llmc, *args: str) -> None:
-    """Run a command whose stdout nobody reads: that is no error."""
+    """Run a command whose stdout nobody reads: that is not an error."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
-from llmc.config import preset_of
+from llmc.preset import preset_of
 from llmc.tokens.files import read_tokens
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.workspace import copy_of, metrics, ok, write_texts

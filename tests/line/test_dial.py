@@ -86,7 +86,7 @@ def test_options_win_over_the_choice(chosen: Llmc) -> None:
     settings = made["train"]
     assert (settings["lr"], settings["decay"], settings["schedule"]) == (1e-4, 0.5, "wsd")
     assert (settings["seq_len"], made["model"]["context"]) == (32, 32)
-    assert "--lr 0.0001, which sinks in the last 50%; windows of 32 tokens" in said
+    assert "--lr 0.0001, which decays in the last 50%; windows of 32 tokens" in said
 
 
 @pytest.mark.parametrize(

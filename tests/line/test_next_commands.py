@@ -285,7 +285,7 @@ def test_a_full_disk_leads_to_a_resume(llmc: Llmc, saves: list[str]) -> None:
     with llmc.start(*words, text=True, preexec_fn=limit) as process:
         _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "metrics.jsonl" in error and "free some space" in error
+    assert "metrics.jsonl" in error and "(ulimit -f)" in error
     assert printed(error) == [["train", "--resume"]]
     done: subprocess.CompletedProcess[str] = ok(llmc(*printed(error)[0]))
     assert "1,200 steps" in done.stderr

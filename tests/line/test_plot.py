@@ -125,5 +125,5 @@ def test_a_broken_run_is_drawn_as_far_as_it_goes(two: Llmc) -> None:
     with (two.workspace / "runs" / "fast" / METRICS).open("a") as file:
         file.write("nonsense\n")
     done = ok(two("plot", "fast"))
-    assert "fast: line 107 of metrics.jsonl is no measurement" in done.stderr
+    assert "fast: line 107 of metrics.jsonl is not a measurement" in done.stderr
     assert "●" in done.stdout

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmc.paths import Workspace
-from llmc.sample.model import load
+from llmc.sample.loaded import load
 from tests.conftest import Llmc
 from tests.helpers.workspace import ok
 

@@ -54,7 +54,7 @@ def test_at_120_columns_all_is_there(several: Llmc) -> None:
     )
     assert "100/4,000" in lines[2] and lines[2].endswith("interrupted")
     assert lines[4].split()[-6:] == ["–", "1.28k", "00:00", "12.8k", "never", "saved"]
-    assert lines[5] == "broken: line 107 of metrics.jsonl is no measurement"
+    assert lines[5] == "broken: line 107 of metrics.jsonl is not a measurement"
     assert lines[6] == "next: llmc plot broken"
 
 

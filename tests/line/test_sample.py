@@ -12,7 +12,7 @@ import pytest
 from llmc.config import SampleConfig
 from llmc.errors import MissingOutput, Usage
 from llmc.paths import Workspace
-from llmc.sample.model import load
+from llmc.sample.loaded import load
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.sampling import ids

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from llmc.cli.context import Context
-from llmc.config import TrainConfig, load_preset
+from llmc.config import TrainConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import Threads
 from llmc.model import ModelConfig
+from llmc.preset import load_preset
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.engine_run import engine_arguments, run_engine
 from llmc.train.metrics import Event, Progress

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from llmc.cli.context import Context
-from llmc.config import Preset
 from llmc.engine.machine import Threads
 from llmc.errors import Interrupted
 from llmc.paths import Workspace
+from llmc.preset import Preset
 from llmc.train.loop import run_training
 from llmc.train.plan import RunPlan
 from llmc.train.record import Setup

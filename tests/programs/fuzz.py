@@ -6,7 +6,7 @@ for addresses and undefined behaviour, and runs for a time on mutations of its s
 ``build/fuzz/findings``; the exit code is then 1.
 
 It needs a clang with libFuzzer: that of ``CC``, or the newest one installed. Where there is none,
-nothing is fuzzed, which is said and is no failure.
+nothing is fuzzed, which is said and is not a failure.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmc.config import load_preset
+from llmc.preset import load_preset
 from llmc.weights.checkpoint import read_header
 from llmc.weights.state import MOMENTS_AT
 from tests.helpers.engine import Flags, Native, build, environment, succeeded

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config import Preset, SampleConfig, TrainConfig, load_preset, preset_names
+from llmc.config import SampleConfig, TrainConfig
 from llmc.errors import Usage
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import shipped_dir
+from llmc.preset import Preset, load_preset, preset_names
 from llmc.setting import nearest, overridden
+from llmc.train.record import run_settings
 
 
 def test_every_preset_that_comes_with_llmc_loads() -> None:
@@ -154,3 +156,9 @@ def test_what_was_not_given_overrides_nothing() -> None:
 def test_the_nearest_word() -> None:
     assert nearest("trian", ["train", "sample"]) == "; did you mean 'train'?"
     assert nearest("qqq", ["train", "sample"]) == "; known: train, sample"
+
+
+@pytest.mark.parametrize("held", [2**31, [1], "x"])
+def test_a_record_without_a_table_of_settings_is_refused(tmp_path: Path, held: object) -> None:
+    with pytest.raises(Usage, match=r"run\.json has no settings"):
+        run_settings(tmp_path, {"settings": held})

@@ -11,9 +11,9 @@ import pytest
 
 import llmc
 from llmc import parsing
-from llmc.config import load_preset
 from llmc.errors import BadData
 from llmc.parsing import Unparsable, from_json, read_json, read_toml, record_from_json
+from llmc.preset import load_preset
 
 DEEP = ("[" * 200_000, '{"a":' * 200_000)
 LONG = "9" * 4301

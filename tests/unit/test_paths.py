@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmc.errors import BadData, MissingOutput
+from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace, cache_dir, link_or_copy, shipped_dir, written_whole
 
 
@@ -128,3 +128,16 @@ def test_another_file_s_failure_is_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "x"):
         (tmp_path / "missing").read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_takes_the_place_of_no_device(tmp_path: Path) -> None:
+    """A rename onto /dev/null would leave the machine without it."""
+    pipe, source = tmp_path / "pipe", tmp_path / "source"
+    os.mkfifo(pipe)
+    source.touch()
+    with pytest.raises(Usage, match="name a file"), written_whole(pipe) as partial:
+        partial.touch()
+    with pytest.raises(Usage, match="name a file"):
+        link_or_copy(source, pipe)
+    assert pipe.is_fifo()
+    assert {*tmp_path.iterdir()} == {pipe, source}

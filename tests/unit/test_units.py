@@ -24,7 +24,7 @@ def test_times(text: str, seconds: float) -> None:
     "text", ["", "h", "1x", "1h1h", "30m1h", "-1h", "nan", "1h30", "1 h", "1e3s", "2h "]
 )
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match="is no time: write it as 2h"):
+    with pytest.raises(ValueError, match="is not a time: write it as 2h"):
         seconds_of(text)
 
 
@@ -53,5 +53,5 @@ def test_counts(text: str, count: int) -> None:
     "text", ["", "M", "1.5", "0.0001k", "-1", "1e-3", "1e99", "10m", "1 M", "nan", "x"]
 )
 def test_what_is_no_count(text: str) -> None:
-    with pytest.raises(ValueError, match="is no whole number"):
+    with pytest.raises(ValueError, match="is not a whole number"):
         count_of(text)

@@ -19,9 +19,9 @@ from llmc.check.inspect.tensors import (
     say_tensors,
     shown_shape,
 )
-from llmc.config import load_preset, preset_names
 from llmc.errors import BadData, LlmcError
 from llmc.model import ModelConfig, tensor_shapes
+from llmc.preset import load_preset, preset_names
 from llmc.units import clock
 from llmc.weights import checkpoint
 from llmc.weights import state as training_state
@@ -210,7 +210,7 @@ def say_debug_state(made: Description, batch: tuple[int, int] | None, options: O
     unknown = "not known: no checkpoint beside it and none of GPT-2's four sizes fits"
     made.say("model", None, f"{unknown}; whether it is whole cannot be checked")
     if size % 4:
-        made.wrong(f"it is cut short: {size:,} bytes are no whole number of 4-byte values")
+        made.wrong(f"it is cut short: {size:,} bytes is not a whole number of 4-byte values")
 
 
 def _candidates(path: Path) -> Iterator[tuple[str, ModelConfig]]:

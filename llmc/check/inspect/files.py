@@ -84,7 +84,7 @@ def describe_file(path: Path, options: Options) -> Description:
     made = Description(path, kind, title)
     if kind == "special":
         made.title = "a device, a pipe or a socket"
-        made.wrong("it is no regular file: name a file or a folder")
+        made.wrong("it is not a regular file: name a file or a folder")
         return made
     made.say("bytes", size := path.stat().st_size, byte_count(size))
     if kind not in FORMATS:

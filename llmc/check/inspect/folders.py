@@ -82,7 +82,7 @@ def _say_tokenizer(made: Description) -> None:
     if isinstance(record, dict):
         say_recorded(made, made.path, record)
     else:
-        made.wrong(f"{RECORD_FILE} is no record of a tokenizer")
+        made.wrong(f"{RECORD_FILE} is not a record of a tokenizer")
 
 
 def _add_checkpoint(
@@ -91,7 +91,7 @@ def _add_checkpoint(
     """Describe the checkpoint, and compare it with the settings and the metrics."""
     path = made.path / CHECKPOINT
     if kind_of(path) != "checkpoint":
-        made.wrong(f"{path} is no model checkpoint: train again")
+        made.wrong(f"{path} is not a model checkpoint: train again")
         return
     part = describe_file(path, options)
     made.parts.append(part)
@@ -134,7 +134,7 @@ def describe_workspace(folder: Path, _options: Options) -> Description:
 
 
 def describe_plain_folder(folder: Path, _options: Options) -> Description:
-    """Describe a folder that is no dataset, run, model or workspace: the kinds of its files."""
+    """Describe a folder that is not a dataset, run, model or workspace: the kinds of its files."""
     made = Description(folder, "folder", "folder of files")
     paths = sorted(folder.iterdir())
     made.say("entries", len(paths))

@@ -82,7 +82,7 @@ def describe_model_folder(folder: Path, options: Options) -> Description:
         if not path.is_file():
             made.wrong(f"{path} is gone, and the model's index names it: get it again")
         elif kind_of(path) != "safetensors":
-            made.wrong(f"{path} is no safetensors file: get it again")
+            made.wrong(f"{path} is not a safetensors file: get it again")
         else:
             part = Description(path, "safetensors", "safetensors file")
             made.parts.append(part)
@@ -109,7 +109,7 @@ def _say_config(made: Description) -> dict[str, Any]:
         made.wrong(f"{CONFIG_FILE} is broken JSON ({safe_text(str(error))}): get it again")
         return {}
     if not isinstance(config, dict):
-        made.wrong(f"{CONFIG_FILE} is no table of settings: get it again")
+        made.wrong(f"{CONFIG_FILE} is not a table of settings: get it again")
         return {}
     made.note(config=config)
     shown = [f"{key} {safe_text(str(config[key]), 40)}" for key in SHOWN_KEYS if key in config]

@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
     """Return the contents of a JSON file.
 
     Raises:
-        ValueError: it is no JSON, too large or nested too deeply; the message says which.
+        ValueError: it is not JSON, too large or nested too deeply; the message says which.
         OSError: it cannot be read.
     """
     raw = read_limited(path)

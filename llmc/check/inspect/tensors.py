@@ -80,7 +80,7 @@ def say_tensors(
             moments = moments_of(place, options) if found is None else found[name]
             cells = moments.cells()
             if found is None and moments.nan and not MASK.fullmatch(name.removeprefix(PREFIX)):
-                made.wrong(f"{safe_text(name, 60)} has {moments.nan:,} values that are no numbers")
+                made.wrong(f"{safe_text(name, 60)} has {moments.nan:,} values that are not numbers")
         rows.append((name, place.dtype, list(place.shape), *cells))
     columns = ("name", "type", "shape", *(MOMENT_COLUMNS if options.tensors else ()))
     forms = {

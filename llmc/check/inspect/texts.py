@@ -11,10 +11,10 @@ from typing import Any
 
 from llmc.check.inspect.description import Description, byte_count, quoted, safe_text
 from llmc.check.inspect.reading import read_bytes, read_json
-from llmc.config import load_preset
 from llmc.errors import LlmcError
 from llmc.kinds import HEAD_BYTES, TITLES, not_data
 from llmc.parsing import LARGEST_TEXT, from_json
+from llmc.preset import load_preset
 from llmc.train.curves import sparkline
 from llmc.train.metrics import Metrics
 

@@ -339,7 +339,7 @@ def _checked(
         )
         return None, "gone"
     if not is_tokens:
-        made.wrong(f"{path} is no token file any more: run 'llmc tokenize PATH' again")
+        made.wrong(f"{path} is not a token file any more: run 'llmc tokenize PATH' again")
         return None, "no token file"
     layout, problems = scan_tokens(path, str(path))
     for problem in problems:

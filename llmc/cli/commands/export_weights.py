@@ -89,13 +89,13 @@ Data = Annotated[
         "FILE",
     ),
 ]
-Layers = Annotated[int | None, of_random("Layers.", "N")]
+Layers = Annotated[int | None, of_random("Number of layers.", "N")]
 Heads = Annotated[
-    int | None, of_random("Heads; also of a state dict that does not record them.", "N")
+    int | None, of_random("Attention heads. Also for weights that do not record their number.", "N")
 ]
-Channels = Annotated[int | None, of_random("Channels.", "N")]
-Positions = Annotated[int | None, of_random("Positions.", "N")]
-VocabSize = Annotated[int | None, of_random("Vocabulary.", "N")]
+Channels = Annotated[int | None, of_random("Number of channels.", "N")]
+Positions = Annotated[int | None, of_random("Context: the number of positions.", "N")]
+VocabSize = Annotated[int | None, of_random("Size of the vocabulary.", "N")]
 Seed = Annotated[int, of_random("Random seed; same seed, same weights.", "N", 0, max=MOST_SEED)]
 
 
@@ -122,8 +122,8 @@ def export_weights(
 ) -> None:
     """Write weights to train from, or for another program.
 
-    Of tensors without a config.json, heads of 64 channels are assumed, as in every GPT-2 that
-    OpenAI published; --heads names another number.
+    Tensors without a config.json do not say how many heads the model has. Heads of 64 channels are
+    assumed, as in every GPT-2 that OpenAI published; --heads names another number.
     """
     ctx: Context = typer_context.obj
     dimensions = (layers, heads, channels, context, vocab_size)

@@ -35,7 +35,7 @@ Data = Annotated[
 For = Annotated[
     str | None,
     in_group(LENGTH)(
-        "Time of each trial, such as 2m; its rate sinks at the end (--max-time, --schedule wsd).",
+        "Time of each trial, such as 2m; its rate decays at the end (--max-time, --schedule wsd).",
         "TIME",
         names=("--for",),
         parser=time_text,

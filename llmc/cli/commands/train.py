@@ -48,7 +48,8 @@ Data = Annotated[
 ValData = Annotated[
     list[str] | None,
     of_data(
-        "Token file, pattern or dataset to validate on, likewise. Default: those of --data.",
+        "Token file, pattern or dataset to validate on; several are mixed. Default: those of "
+        "--data.",
         "PATH[:WEIGHT]",
     ),
 ]
@@ -115,8 +116,8 @@ Threads = Annotated[
 LaunchCommand = Annotated[
     str | None,
     option(
-        "Train on several ranks, which this command starts, such as 'mpirun -n 4'; it stands "
-        "before the engine's own.",
+        "Command that starts several ranks, such as 'mpirun -n 4'; the engine's command is added "
+        "to it.",
         "COMMAND",
         group=MACHINE,
         names=("--launch",),
@@ -153,10 +154,10 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C finishes the step and saves.
 
-    --for TIME chooses everything. Without it the defaults are llm.c's, and the model is the one
-    prepared with the data. The run's folder gets the resolved config, metrics.jsonl and the
-    checkpoint. A run that needs more memory than there is, or than LLMC_MEMORY allows in bytes, is
-    refused.
+    --for TIME chooses the model and every setting. A dataset that was prepared without a model is
+    trained with --for 10m. Otherwise the defaults are llm.c's, and the model is the one prepared
+    with the data. The run's folder gets the resolved config, metrics.jsonl and the checkpoint. A
+    run that needs more memory than there is, or than LLMC_MEMORY allows in bytes, is refused.
     """
     ctx: Context = context.obj
     ui = ctx.ui
@@ -219,7 +220,7 @@ def _choice(
     """Return what is chosen for a time; None: there is no time, or nothing to choose.
 
     Raises:
-        Usage: the choice needs rehearsals, and these ranks can start the engine once only.
+        Usage: the choice needs trial runs, and these ranks can start the engine once only.
     """
     if budget is None and (budget := budget_of(ctx.workspace, inputs, settings)) is not None:
         ctx.ui.note(f"--for {budget} (the default; the data was prepared without a model)")
@@ -227,8 +228,8 @@ def _choice(
         return None
     if how.joins:
         raise Usage(
-            "--for rehearses with several models, and ranks that mpirun or srun has started can "
-            "start the engine once only: use llmc train --launch 'mpirun -n N', which starts them"
+            "--for times several models, and ranks that mpirun or srun has started can start the "
+            "engine once only: use llmc train --launch 'mpirun -n N', which starts them"
         )
     where: dict[str, Any] = {"models": models, "threads": threads, "launch": how}
     where["report"] = ctx.ui
@@ -266,8 +267,10 @@ def _dry_run(
 
 def _interrupted(ctx: Context, result: TrainResult, how: Launch) -> Interrupted:
     """Return the failure that an interrupted run ends with: how far it is, how to resume it."""
-    saved = "not saved"
-    if newest_step(result.folder) is not None and result.checkpoint is not None:
+    saved, step = "not saved", newest_step(result.folder)
+    if step is not None and step < result.steps:  # a second Ctrl-C
+        saved = f"step {step:,} is saved, and what came after it is lost"
+    elif step is not None and result.checkpoint is not None:
         saved = f"saved {ctx.workspace.shown(result.checkpoint)}"
     planned = result.progress.steps
     done = f"{result.steps:,}" + (f" of {planned:,}" if planned is not None else "")

@@ -234,7 +234,7 @@ static void check_shards(const size_t *sizes, size_t shards, size_t B, size_t T,
   rmdir(folder);
 }
 
-/* A path that exists is no pattern, whatever characters it has. */
+/* A path that exists is not a pattern, whatever characters it has. */
 static void check_literal(void) {
   static uint32_t some[100];
 #ifdef _WIN32

@@ -1,4 +1,4 @@
-/* `llmc-native eval` with any file of rows and any tokens: a row that is no piece of the tokens is refused. */
+/* `llmc-native eval` with any file of rows and any tokens: a row that is not a piece of the tokens is refused. */
 #include "fuzz.h"
 
 static void fuzz_prepare(void) { fuzz_put_model(); }

@@ -177,7 +177,7 @@ static void check_store(size_t N, size_t K, enum Dtype dtype, float magnitude) {
   for (int i = 0; i < 2; i++) memory_free(&data[i]), memory_free(&scales[i]);
 }
 
-/* A block in which something is no number is none itself; its neighbours are as they were. */
+/* A block in which something is not a number is none itself; its neighbours are as they were. */
 static void check_store_odd(float odd) {
   enum { K = 3 * WEIGHTS_BLOCK };
   for (int t = 0; kernels_at(t) != NULL; t++) {

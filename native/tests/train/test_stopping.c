@@ -62,7 +62,7 @@ static void check_limits(void) {
   enum EndReason got;
   const struct Portion huge = {.tokens = 1, .windows = 1, .windows_in_epoch = UINT64_MAX / 2};
   const struct Limits limits = {.steps = MOST_STEPS, .epochs = 3};
-  check(stopping_steps(&limits, &huge, &got) == MOST_STEPS, "a product that does not fit is no limit");
+  check(stopping_steps(&limits, &huge, &got) == MOST_STEPS, "a product that does not fit is not a limit");
 }
 
 static void check_patience(void) {

@@ -50,7 +50,7 @@ def test_other_files(tmp_path: Path, data: bytes, kind: str, problem: str | None
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "no regular file" in looked_at(tmp_path / "pipe")["problems"][0]
+    assert "not a regular file" in looked_at(tmp_path / "pipe")["problems"][0]
     assert looked_at(tmp_path)["files"][0]["kind"] == "special"
 
 

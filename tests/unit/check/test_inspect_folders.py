@@ -124,11 +124,11 @@ def test_a_run(line: Llmc, tmp_path: Path) -> None:
     assert (looked_at(folder)["cut"], looked_at(folder)["problems"]) == (True, [])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("\n")
-    assert "line 9 of metrics.jsonl is no measurement" in told_problem(folder)
+    assert "line 9 of metrics.jsonl is not a measurement" in told_problem(folder)
     (folder / "config.toml").write_text("[model]\nlayers = 7\n")
     assert "another shape than config.toml" in told_problem(folder)
     (folder / "model.bin").write_bytes(b"x" * 2000)
-    assert "is no model checkpoint" in told_problem(folder)
+    assert "is not a model checkpoint" in told_problem(folder)
 
 
 def test_the_checkpoint_of_a_run_finds_the_run_s_tokenizer(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_headerless_tokens(tmp_path: Path, byte: Tokenizer) -> None:
         told = looked_at(path, dtype=dtype, tokenizer=byte)
         assert (told["tokens"], told["documents"], told["problems"]) == (len(ids), 2, [])
         path.write_bytes(path.read_bytes()[:-1])
-        assert "no whole number" in looked_at(path, dtype=dtype)["problems"][0]
+        assert "not a whole number" in looked_at(path, dtype=dtype)["problems"][0]
     with pytest.raises(Usage, match="has a header of its own"):
         looked_at(save_tokens(tmp_path / "t", np.array([1]), 9), dtype="uint16")
 

@@ -153,6 +153,32 @@ def test_amx_that_a_virtual_machine_hides(
     assert machine.hidden_amx() is hidden
 
 
+@pytest.mark.parametrize(
+    ("vendor", "family", "model", "generation"),
+    [
+        ("AuthenticAMD", 25, 1, "Zen 3"),  # Milan
+        ("AuthenticAMD", 25, 17, "Zen 4"),  # Genoa
+        ("AuthenticAMD", 26, 2, "Zen 5"),  # Turin
+        ("GenuineIntel", 6, 207, "Emerald Rapids"),
+        ("GenuineIntel", 25, 17, None),
+        ("AuthenticAMD", 25, 255, None),
+    ],
+)
+def test_the_generation_of_a_cpu_with_a_vague_name(
+    vendor: str, family: int, model: int, generation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (
+        f"vendor_id\t: {vendor}",
+        f"cpu family\t: {family}",
+        f"model\t\t: {model}",
+        "model name\t: A CPU",
+    )
+    monkeypatch.setattr(machine, "_text", lambda _: "\n".join(lines))
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    assert machine.cpu_generation() == generation
+    assert machine.cpu_name() == (f"A CPU ({generation})" if generation else "A CPU")
+
+
 def test_a_machine_without_cpuinfo_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_text", lambda _: "")
     assert not machine.hidden_amx()

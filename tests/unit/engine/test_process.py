@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmc.engine import process
+from llmc.engine.endings import Ended, not_started, of_launcher
 from llmc.engine.process import Engine, run_quietly
 from llmc.errors import (
     BadData,
@@ -226,6 +228,40 @@ def test_an_engine_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LlmcError, match="llmc build --force"), Engine([str(tmp_path / "no")]):
         pass
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "advice"),
+    [
+        (errno.EMFILE, Usage, "(ulimit -n)"),
+        (errno.EAGAIN, Usage, "(ulimit -u)"),
+        (errno.ENOMEM, Usage, "close other programs"),
+        (errno.EACCES, BadData, "noexec"),
+        (errno.ENOEXEC, BadData, "llmc build --force"),
+    ],
+)
+def test_what_the_system_does_not_start_has_a_remedy(
+    number: int, kind: type[LlmcError], advice: str
+) -> None:
+    error = not_started("/cache/llmc-native", OSError(number, os.strerror(number)), ())
+    assert type(error) is kind
+    assert os.strerror(number) in str(error) and advice in str(error)
+
+
+def test_a_rank_that_crashed_does_not_make_one_think_of_memory() -> None:
+    lines = [
+        "prterun noticed that process rank 1 with PID 9582 on node vm exited on",
+        "signal 11 (Segmentation fault).",
+    ]
+    error = of_launcher("mpirun", Ended(139, [], lines, LlmcError), "x", reason=None, asked=False)
+    assert error.exit_code == ExitCode.INTERNAL
+    assert "rank 1 on vm" in str(error) and "bug" in str(error) and "memory" not in str(error)
+
+
+def test_a_launcher_that_fails_by_itself_is_no_bug_of_llmc() -> None:
+    lines = ["ssh: Could not resolve hostname nohost: Name or service not known"]
+    error = of_launcher("mpirun", Ended(255, [], lines, LlmcError), "x", reason=None, asked=False)
+    assert type(error) is Usage and "Could not resolve" in str(error)
 
 
 def test_run_quietly_returns_all_that_was_said() -> None:

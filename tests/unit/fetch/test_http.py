@@ -46,7 +46,7 @@ def test_compression_that_nobody_asked_for_is_undone(web: Web, place: Path) -> N
     web.acts["/x"] = [Act(cut=1000)]
     download(f"{web.url}/x", place, sha256=SHA256)
     assert place.read_bytes() == BODY
-    # The middle of a compressed body is no place to go on from.
+    # The middle of a compressed body is not a place to go on from.
     assert web.ranges("/x") == [None, None]
     assert {asked.headers["accept-encoding"] for asked in web.requests} == {"identity"}
 

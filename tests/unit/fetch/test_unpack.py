@@ -111,7 +111,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"cannot read .*x\.zip: No such file"):
         unpack(tmp_path / "x.zip", tmp_path / "folder")
     (tmp_path / "x.txt").write_text("text")
-    with pytest.raises(BadData, match="is no archive"):
+    with pytest.raises(BadData, match="is not an archive"):
         unpack(tmp_path / "x.txt", tmp_path / "folder")
 
 

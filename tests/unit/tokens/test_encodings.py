@@ -137,7 +137,7 @@ def test_a_file_without_its_pattern_asks_for_it(tmp_path: Path, bpe: Tokenizer) 
         load_tokenizer(str(path))
     assert load_tokenizer(str(path), pattern="gpt2") == bpe
     assert decoding_tokenizer(str(path)).detokenize([65, 256]) == bpe.detokenize([65, 256])
-    with pytest.raises(Usage, match="no regular expression"):
+    with pytest.raises(Usage, match="not a regular expression"):
         load_tokenizer(str(path), pattern="(")
 
 

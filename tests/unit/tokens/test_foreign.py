@@ -87,7 +87,7 @@ def test_what_cannot_be_is_refused(llmc: Llmc) -> None:
     error = assert_one_sentence(llmc("tokenize", "x.bin", *flags, "--dtype", "uint16"), 1)
     assert "x.bin holds token 300 at position 1, but byte has 257 tokens" in error
     error = assert_one_sentence(llmc("tokenize", "x.bin", *flags, "--dtype", "int32"), 1)
-    assert "6 bytes, which are no whole number of int32 tokens" in error
+    assert "6 bytes, which is not a whole number of int32 tokens" in error
     path.write_bytes(np.array([5, -1, 7], "<i4").tobytes())
     error = assert_one_sentence(llmc("tokenize", "x.bin", *flags, "--dtype", "int32"), 1)
     assert "holds token -1 at position 1" in error

@@ -104,7 +104,7 @@ def put(**values: object) -> Callable[[dict[str, Any]], None]:
         pytest.param(lambda fields: fields.pop("val"), id="no val"),
         pytest.param(put(surprise=1), id="an unknown field"),
         pytest.param(put(train=None), id="no split"),
-        pytest.param(put(source=["x"]), id="a source that is no table"),
+        pytest.param(put(source=["x"]), id="a source that is not a table"),
         pytest.param(put(train__tokens="many"), id="tokens in words"),
         pytest.param(put(train__tokens=True), id="tokens as a truth"),
         pytest.param(put(text_bytes=-1), id="a negative size"),

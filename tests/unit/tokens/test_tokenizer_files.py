@@ -71,7 +71,7 @@ def test_spelling_loses_no_byte(token: bytes) -> None:
 def test_a_token_that_nothing_makes_is_refused() -> None:
     letters = [bytes([byte]) for byte in range(256)]
     assert merges_of([*letters, b"ab", b"abc"]) == ("a b", "ab c")
-    with pytest.raises(BadData, match=r"token 257 \(b'xyz'\) is no merge of two others"):
+    with pytest.raises(BadData, match=r"token 257 \(b'xyz'\) is not a merge of two others"):
         merges_of([*letters, b"ab", b"xyz"])
     with pytest.raises(BadData, match="not spelled as GPT-2's"):
         unspelled("日")

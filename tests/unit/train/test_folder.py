@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config import Preset, SampleConfig, TrainConfig, load_preset
+from llmc.config import SampleConfig, TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
+from llmc.preset import Preset, load_preset
 from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.train.folder import claim_run, discard_run, find_run, new_run, newest_run, write_config
 from llmc.train.history import find_history
@@ -71,7 +72,7 @@ def test_a_run_belongs_to_the_one_that_was_first(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a b", "a\n", "a\0"])
 def test_a_name_that_is_none_is_refused(workspace: Workspace, name: str) -> None:
-    with pytest.raises(Usage, match="is no name for a folder"):
+    with pytest.raises(Usage, match="is not a folder name"):
         new_run(workspace, name, "texts")
 
 

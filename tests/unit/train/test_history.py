@@ -131,7 +131,7 @@ def test_a_line_that_is_no_measurement_is_named(tmp_path: Path, line: bytes) -> 
     (folder / METRICS).write_bytes(b"".join(good[:9]) + line + b"\n" + b"".join(good[9:]))
     run = read_run(folder)
     assert run.state == "broken"
-    assert run.problems == ["line 10 of metrics.jsonl is no measurement"]
+    assert run.problems == ["line 10 of metrics.jsonl is not a measurement"]
     assert run.done == 9
 
 
@@ -142,7 +142,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
         "it has no metrics.jsonl",
     ]
     (tmp_path / "gone").symlink_to("nowhere")
-    assert "is no folder" in read_run(tmp_path / "gone").problems[0]
+    assert "is not a folder" in read_run(tmp_path / "gone").problems[0]
     folder = a_past_run(tmp_path, "a")
     (folder / CONFIG).write_text("[model\n")
     assert "config.toml is not valid TOML" in read_run(folder).problems[0]

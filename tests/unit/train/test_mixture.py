@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from llmc.cli.context import Context
-from llmc.config import TrainConfig, load_preset
+from llmc.config import TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.preset import load_preset
 from llmc.tokens.dataset import tokenize
 from llmc.tokens.options import TokenizeOptions
 from llmc.train.mixture import (

@@ -21,6 +21,7 @@ from llmc.weights import number_types
 from llmc.weights.checkpoint import HEADER_BYTES as HEADER
 from llmc.weights.checkpoint import (
     CheckpointHeader,
+    CheckpointModel,
     read_checkpoint,
     read_header,
     write_checkpoint,
@@ -290,6 +291,20 @@ def test_a_full_disk_leaves_nothing_and_keeps_what_was(model: Path) -> None:
     assert caught.value.exit_code == ExitCode.BAD_DATA
     assert [path.name for path in model.parent.iterdir()] == ["model.bin"]
     assert model.read_bytes() == before
+
+
+def test_a_checkpoint_that_a_run_replaces_meanwhile_stays_what_it_was(tmp_path: Path) -> None:
+    """Else an export would mix the tensors of two steps."""
+    path, newer = tmp_path / "model.bin", tmp_path / "newer.bin"
+    write_checkpoint(path, SMALL, iter(small_tensors().items()), step=1)
+    opened = CheckpointModel(path)
+    write_checkpoint(newer, SMALL, ((n, t + 1) for n, t in small_tensors().items()), step=2)
+    newer.replace(path)
+    assert CheckpointModel(path).origin.step == 2
+    assert opened.origin.step == 1
+    for name, tensor in opened.tensors():  # and their checksum is that of their header
+        expected = small_tensors()[name]
+        np.testing.assert_array_equal(tensor, expected[: len(tensor)])
 
 
 def test_one_tensor_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmc.errors import BadData
-from llmc.model import MOST
+from llmc.model import LARGEST
 from llmc.weights import gguf_header
 from llmc.weights.base import Origin
 from llmc.weights.checkpoint import HEADER_BYTES, MAGIC, read_header, write_checkpoint
@@ -148,7 +148,9 @@ def test_a_nanogpt_may_claim_any_step_and_loss(change: dict[str, Any], tmp_path:
 def test_a_tensor_of_torch_has_all_its_numbers(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     state = linear()
-    state["transformer.wte.weight"] = torch.zeros(1, 1).expand(MOST["vocab_size"], SMALL.channels)
+    state["transformer.wte.weight"] = torch.zeros(1, 1).expand(
+        LARGEST["vocab_size"], SMALL.channels
+    )
     path = saved(tmp_path / "x.pt", state)
     with pytest.raises(BadData, match="fewer numbers"):
         open_weights(path)

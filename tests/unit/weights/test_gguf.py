@@ -1,4 +1,4 @@
-"""GGUF, held against the gguf package's own reader; what is no GPT-2 is refused."""
+"""GGUF, held against the gguf package's own reader; what is not a GPT-2 is refused."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def test_other_tokens_are_added_to_one_with_a_template(here: Context, bpe: Token
 def test_a_plain_template_goes_with_a_checkpoint(
     template: Template | None, here: Context, bpe: Tokenizer
 ) -> None:
-    """It is no part of the fingerprint, so that a record beside the checkpoint holds it."""
+    """It is not a part of the fingerprint, so that a record beside the checkpoint holds it."""
     path = a_run(here, replace(bpe, template=template))
     out = export(here, "poet", out=here.workspace.models / "poet.bin")
     record_tokenizer(bpe, path.parent)  # forget it there
