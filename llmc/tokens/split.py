@@ -254,9 +254,8 @@ class _Lowest:
         import numpy as np
 
         self._count += len(bounds)
-        bounds, hashes = (
-            np.concatenate(pair) for pair in ((self._bounds, bounds), (self._hashes, hashes))
-        )
+        bounds = np.concatenate([self._bounds, bounds])
+        hashes = np.concatenate([self._hashes, hashes])
         order = np.argsort(hashes, kind="stable")
         sums = np.cumsum((bounds[:, 1] - bounds[:, 0])[order])
         order = order[: int(np.searchsorted(sums, self._most)) + 1]
