@@ -110,8 +110,7 @@ def find_tokenized(
     folder = options.out or workspace.data / source.name
     template = template_for(source, options)
     spec = _spec(options, source, template)
-    or_fewer = options.tokenizer == AUTO
-    wanted = Ingredients(source.records, spec, template, or_fewer, source.older)
+    wanted = Ingredients(source.records, spec, template, options.takes_fewer, source.older)
     made = intact_dataset(folder, wanted)
     return made if (options.val_tokens, options.val_fraction) == (None, None) else None
 
@@ -136,7 +135,7 @@ def _tokenize_text(
     template = template_for(source, options)
     spec = _spec(options, source, template)
     _note_tokenizer(options, spec, template, report)
-    vocab_size, or_fewer = bpe_vocab_size(spec), options.tokenizer == AUTO
+    vocab_size, or_fewer = bpe_vocab_size(spec), options.takes_fewer
     has_own_val, first = source.val_parts is not None, is_registered(source.records)
     folder = options.out or workspace.data / source.name
     record = None

@@ -338,7 +338,7 @@ def _start_new(
         settings = replace(settings, shares=count)  # an update has a batch of each
     preset = replace(preset, train=settings)
     data = find_data(workspace, *_named(workspace, inputs, preset))
-    named = inputs.config if preset.named_shape else None
+    named = inputs.config if preset.named_shape and isinstance(inputs.config, str) else None
     model = find_model(workspace, inputs.model, data, named)
     return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)
 

@@ -123,7 +123,7 @@ def prepare(
         _note_default(model, report)
     if model in PUBLISHED and chosen != GPT2:
         raise _other_tokens(model, str(chosen), ", or --tokenizer gpt2")
-    options = replace(options, tokenizer=chosen)
+    options = replace(options, tokenizer=chosen, or_fewer=options.tokenizer is None)
     manifest = _dataset(workspace, inputs, options, source, report)
     return _with_model(workspace, manifest, model, report)
 

@@ -168,6 +168,12 @@ def test_what_contradicts_a_time_is_refused(chosen: Llmc, words: list[str], said
     assert said in assert_one_sentence(chosen("train", *words), 2)
 
 
+def test_a_time_that_is_over_before_the_first_update_is_refused(chosen: Llmc) -> None:
+    """So it is on a machine that other programs keep busy, where seconds are few updates."""
+    said = assert_one_sentence(chosen("train", "--for", "0.0001s", "--threads", "1"), 2)
+    assert "--for 0.0001s is over before" in said
+
+
 def test_a_preset_keeps_its_shape_and_settings(prepared: Llmc) -> None:
     """Its rate sinks in the last part of the time."""
     ok(prepared("train", "--config", "tiny.toml", "--for", "2s", "--run", "a"))
