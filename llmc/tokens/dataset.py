@@ -13,6 +13,7 @@ from llmc.engine.machine import available_cpus
 from llmc.errors import Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.text.documents import LINE
 from llmc.text.examine import lines_of
 from llmc.text.source import Source, open_source
 from llmc.tokens import shards
@@ -173,6 +174,10 @@ def _tokenize_text(
     )
     if isinstance(encode, HeldEncoder) and (lost := encode.lost_bytes):
         report.note(f"{lost:,} bytes of the text have no token in this tokenizer: left out")
+    separator = options.reading.documents
+    is_all = part is None and not done.resumed_tokens  # all of the text was read now
+    if separator not in (None, LINE.name) and source.lacks_separator and is_all:
+        report.note(f"'{separator}' (--documents) occurs nowhere: every file is one document")
     if source.line_ends_changed:
         report.note("line ends CR LF and CR became LF (--newlines keep keeps them)")
     return done

@@ -331,3 +331,18 @@ def test_options_for_text_are_refused_with_token_files(llmc: Llmc, flags: tuple[
     done = llmc("tokenize", "x.bin", "--dtype", "uint16", "--tokenizer", "byte", *flags)
     assert done.returncode == 2
     assert flags[0] in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("separator", "occurs"),
+    [("paragraph", False), ("blank-line", False), ("end", True), ("line", True), ("file", True)],
+)
+def test_a_separator_that_occurs_nowhere_is_said(
+    llmc: Llmc, separator: str, *, occurs: bool
+) -> None:
+    """A word for a unit that llmc does not know is a separator like any other."""
+    (llmc.workspace / "one.txt").write_text("a text and its end")
+    (llmc.workspace / "two.txt").write_text("another text, " * 9)
+    words = ("--documents", separator, "--tokenizer", "byte", "--out", "data/apart")
+    said = ok(llmc("tokenize", "one.txt", "two.txt", *words)).stderr
+    assert (f"'{separator}' (--documents) occurs nowhere" in said) != occurs
