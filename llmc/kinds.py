@@ -72,7 +72,7 @@ TITLES = {
     "lfs": "a git-lfs pointer",
     "media": "audio, video or an image",
     "npy": "a NumPy array",
-    "office": "a Microsoft Office document",
+    "office": "an old Microsoft Office document: save it as .docx or .txt",
     "parquet": "a Parquet table",
     "pdf": "a PDF document",
     "pickle": "a Python pickle, as older PyTorch files are",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 import os
 import platform
@@ -37,6 +38,7 @@ from llmc.units import megabytes
 NEEDED_MEMORY = 2.3e9  # bytes for training GPT-2 124M at B=4, T=64
 NEEDED_DISK = 2e9  # bytes for its weights, two checkpoints and the compiler's cache
 NO_AMX = "use a virtual machine or a kernel that passes AMX on: it makes bf16 several times faster"
+NO_AMX_BUILT = "unset LLMC_CPU: a build for all CPUs has AMX, which makes bf16 several times faster"
 CLEARLY = 1.2  # times as fast: what two measurements of one rate do not differ by
 
 
@@ -233,9 +235,12 @@ def _isa(exam: Exam) -> Finding:
             exam.isas = [isa for isa, runnable in tables.items() if runnable]
         else:
             chosen = event["isa"]
-    fp32, bf16 = rates[chosen]
-    others = ", ".join(isa for isa in exam.isas if isa != chosen)
-    found = f"{chosen}, {fp32:.0f} GF/s a thread in fp32 and {bf16:.0f} in bf16; also {others}"
+    *_, of_bf16 = instruction_sets(exam.engine, "bf16")
+    fp32, bf16 = rates[chosen][0], rates[of_bf16["isa"]][1]
+    of_other = "" if of_bf16["isa"] == chosen else f" by {of_bf16['isa']}"
+    others = ", ".join(isa for isa in exam.isas if isa not in (chosen, of_bf16["isa"]))
+    found = f"{chosen}, {fp32:.0f} GF/s a thread in fp32 and {bf16:.0f} in bf16{of_other}"
+    found += f"; also {others}"
     if beyond := ", ".join(isa for isa, runnable in tables.items() if not runnable):
         found += f"; not on this machine: {beyond}"
     best = exam.isas[-1]
@@ -244,7 +249,19 @@ def _isa(exam: Exam) -> Finding:
         return Finding(State.WARNING, found, f"unset LLMC_ISA: {best} is faster")
     if machine.hidden_amx():
         return Finding(State.WARNING, f"{found}; this CPU has AMX, but the system hides it", NO_AMX)
+    if machine.has_amx() and "amx" not in tables:
+        lacks = f"{found}; this CPU has AMX, but this build has no table for it"
+        return Finding(State.WARNING, lacks, NO_AMX_BUILT)
     return Finding(State.OK, found)
+
+
+def _pytorch(_: Exam) -> Finding:
+    compared = "'llmc bench --against torch' compares with it: eager in fp32, autocast in bf16"
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(State.OK, f"not installed, and needed only where {compared}")
+    return Finding(State.OK, f"{version}; {compared}")
 
 
 def _parity(exam: Exam, *, dtype: str) -> Finding:
@@ -358,4 +375,5 @@ CHECKS: dict[str, Callable[[Exam], Finding]] = {
     "threads": _threads,
     "files": _files,
     "mpi": _mpi,
+    "pytorch": _pytorch,
 }

@@ -10,6 +10,7 @@ import copy
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -106,6 +107,7 @@ app = typer.Typer(
 )
 
 FLAGS = ("--json", "--quiet", "--offline", "--version")
+EXTRA_WORD = re.compile(r"unexpected extra argument\S* \((\S+)\)")  # in Typer's message
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer has no name of its own for it
 
 
@@ -182,15 +184,28 @@ def usage_error(error: Any) -> str:
     message = error.message if hasattr(error, "possibilities") else error.format_message()
     message = " ".join(message.split()).rstrip(".")
     message = message.replace(": Value error, ", ": ")  # pydantic's words
-    if hasattr(error, "possibilities") and ctx is not None:
-        flags = [
-            flag
-            for param in ctx.command.get_params(ctx)
-            for flag in (*param.opts, *param.secondary_opts)
-        ]
-        if (near := nearest_flag(error.option_name, flags)) is not None:
-            message += f"; did you mean '{near}'?"
+    if ctx is not None and (meant := _meant(error, ctx)):
+        message += f"; {meant}"
     return f"{message} (see '{ctx.command_path if ctx is not None else 'llmc'} --help')"
+
+
+def _meant(error: Any, ctx: Any) -> str:
+    """Return what a wrong flag or a superfluous word probably meant; empty if nothing is near.
+
+    Some commands take a run as an argument, others by ``--run``.
+    """
+    params = ctx.command.get_params(ctx)
+    flags = [flag for param in params for flag in (*param.opts, *param.secondary_opts)]
+    flags = [flag for flag in flags if flag.startswith("-")]
+    if not hasattr(error, "possibilities"):
+        extra = EXTRA_WORD.search(error.message)
+        takes_run = {"--run", "--last"} <= {*flags}
+        return f"did you mean '--run {extra[1]}'?" if extra and takes_run else ""
+    takes_run = any("RUN" in (param.metavar or "") for param in params if param.opts[0][0] != "-")
+    if takes_run and error.option_name in ("--run", "--model"):
+        return f"name it without a flag: '{ctx.command_path} NAME'"
+    near = nearest_flag(error.option_name, flags)
+    return f"did you mean '{near}'?" if near is not None else ""
 
 
 def main() -> None:

@@ -47,4 +47,6 @@ def nearest_flag(typed: str, flags: Collection[str]) -> str | None:
         if word in others.split() and f"--{name}" in flags:
             return f"--{name}"
     begun = [flag for flag in flags if len(typed) > 3 and flag.startswith(typed)]
-    return next(iter(begun or difflib.get_close_matches(typed, flags, n=1)), None)
+    words = {flag.strip("-"): flag for flag in flags}  # the dashes of two flags are always near
+    near = difflib.get_close_matches(word, words, n=1)
+    return next(iter(begun or map(words.__getitem__, near)), None)

@@ -117,7 +117,7 @@ def build_native(
     check_private(cache_dir() / "zig")
     if binary.is_file() and not force:
         return Built(binary, compiled=False)
-    with _only_one(binary.parent):
+    with _only_one(binary.parent, report):
         if binary.is_file() and not force:  # another process has built it meanwhile
             return Built(binary, compiled=False)
         return _build(binary, compiler_for(cpu, target), mode, native, report)
@@ -222,18 +222,22 @@ def check_private(path: Path) -> None:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _only_one(folder: Path, report: Report) -> Iterator[None]:
     """Let one process at a time build a folder's engine; a launcher starts many at once.
 
     Raises:
         BadData: the folder's place cannot be written.
     """
-    from filelock import FileLock  # most commands find the engine built
+    from filelock import FileLock, Timeout  # most commands find the engine built
 
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            report.note("another llmc is building the engine: waiting for it …")
+            lock.acquire()
     except NotImplementedError:  # without locks each builds, and the last one's engine stays
         pass
     except OSError as error:

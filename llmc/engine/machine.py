@@ -209,9 +209,14 @@ def cpu_identity() -> str:
     return f"{cpu_name()} {_cpu_info('flags') or _cpu_info('Features')}"
 
 
+def has_amx() -> bool:
+    """Return whether this CPU has AMX and the system passes it on."""
+    return "amx_tile" in _cpu_info("flags").split()
+
+
 def hidden_amx() -> bool:
     """Return whether this CPU has AMX, and the system or the virtual machine hides it."""
-    return cpu_generation() in _WITH_AMX and "amx_tile" not in _cpu_info("flags").split()
+    return cpu_generation() in _WITH_AMX and not has_amx()
 
 
 def _cpu_info(key: str) -> str:

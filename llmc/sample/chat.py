@@ -154,9 +154,11 @@ class Chat:
         most = positions - room_for(self.settings.tokens, positions)
         ids, self.dropped = self._talker.fitted(self.messages, most)
         if len(ids) > most:
+            has_system = any(message.role == SYSTEM for message in self.messages)
+            what = "the message and the system's have" if has_system else "the message has"
             raise Usage(
-                f"the message has {len(ids):,} tokens with the template, and the model's context "
-                f"has room for {most:,} besides the answer: shorten it"
+                f"{what} {len(ids):,} tokens with the template, and the model's context has room "
+                f"for {most:,} besides the answer: shorten {'them' if has_system else 'it'}"
             )
         request = Request(ids, self.settings, self._talker.end)
         stops = [*self.stops, *self._talker.stops]

@@ -81,7 +81,7 @@ def make_app(
     keyed = [Depends(HTTPBearer(auto_error=False))] if guard.key is not None else []
     opened, needs_key = _open_routes(completions), _keyed_routes(served, completions, metrics)
     if chats.template is not None:
-        needs_key.include_router(_chat_routes(chats))
+        _add_chat(needs_key, chats)
     else:
         needs_key.post("/v1/chat/completions", include_in_schema=False)(_refuse_chat)
     app.include_router(opened)
@@ -124,9 +124,8 @@ async def _refuse_chat() -> Response:
     raise no_template()
 
 
-def _chat_routes(chats: ChatCompletions) -> APIRouter:
-    """Return the route of a model that was trained on conversations."""
-    routes = APIRouter()
+def _add_chat(routes: APIRouter, chats: ChatCompletions) -> None:
+    """Add the route of a model that was trained on conversations."""
 
     async def chat(request: Request, asked: ChatRequest) -> Response:
         """Answer the last message of a conversation; with stream as server-sent events."""
@@ -134,7 +133,6 @@ def _chat_routes(chats: ChatCompletions) -> APIRouter:
 
     chat.__annotations__["asked"] = chat_request_type(chats.model, chats.limits)
     _add_writing(routes, "/v1/chat/completions", "chat completions", chat, ChatCompletion)
-    return routes
 
 
 def _add_writing(

@@ -298,11 +298,22 @@ def refusal_of(errors: Sequence[Any]) -> Refused:
     if kind == "extra_forbidden" and len(loc) == 1:
         message = f"Unrecognized request argument supplied: {name}"
         return Refused(400, message, code="unknown_parameter", param=param)
+    place = _place(loc)
     reasons = dict.fromkeys(
-        error["msg"][0].lower() + error["msg"][1:] for error in errors if error["loc"][1] == loc[0]
+        error["msg"][0].lower() + error["msg"][1:]
+        for error in errors
+        if _place(error["loc"][1:]) == place
     )
     code = kind if kind == "unsupported_parameter" else "invalid_value"
-    return Refused(400, f"'{name}': {', or '.join(reasons)}", code=code, param=param)
+    return Refused(400, f"'{place}': {', or '.join(reasons)}", code=code, param=param)
+
+
+def _place(loc: Sequence[str | int]) -> str:
+    """Return a parameter's name; of a list of objects with the object's number and its field."""
+    name, *inner = (printable(str(step)) for step in loc)
+    if len(loc) < 2 or not isinstance(loc[1], int):
+        return name  # what follows names pydantic's alternatives
+    return f"{name}[{inner[0]}]" + "".join(f".{field}" for field in inner[1:2])
 
 
 class ModelCard(BaseModel):

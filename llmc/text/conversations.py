@@ -7,9 +7,9 @@ A conversation passes through the readers as one document, like any other text: 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmc.parsing import record_from_json
@@ -37,8 +37,11 @@ PAIRS = (  # fields of a question and its answer
     ("instruction", "output"),
     ("instruction", "response"),
     ("question", "answer"),
+    ("question", "response"),
 )
-OTHERS = ("input", "system")  # fields that belong to a pair
+SYSTEMS = ("system", "system_prompt")  # the system's message, beside either form
+INPUTS = ("input", "context")  # what the question of a pair is about
+HISTORY = "history"  # the questions and answers before a pair
 
 
 @dataclass(frozen=True)
@@ -61,55 +64,80 @@ Conversation = tuple[Message, ...]
 def document_of(record: Any, fields: Sequence[str]) -> str:
     """Return a record as a document: its text, or the conversation in it.
 
-    Where no option names ``fields`` and the record has no ``text``, it may be a conversation; one
-    whose answers are empty is not text.
+    Where no option names ``fields``, a record without ``text`` may be a conversation, and so may
+    one whose text only renders its conversation. One whose answers are empty is not text.
 
     Raises:
         NoText: it has neither, or the conversation is broken; the message says how.
     """
-    if fields or not isinstance(record, dict) or record.get(DEFAULT_FIELD):
+    if fields or not isinstance(record, dict) or not _is_conversation(record):
         return text_of(record, fields)
-    there = fields_of_conversation([*record])
-    if DEFAULT_FIELD in record and not any(record[name] for name in there):
-        return ""  # neither: a table may have columns for both
     found = conversation_in(record)
-    if found is None:
-        return text_of(record, fields)
     return packed(found) if any(_is_learnt(message) for message in found) else ""
+
+
+def _is_conversation(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is a conversation, whole or broken, and no text."""
+    values = [record[name] for name in _main_fields([*record])]
+    if not values:
+        return False
+    if text := record.get(DEFAULT_FIELD):
+        return isinstance(text, str) and _is_rendering(text, record)
+    return any(values) or DEFAULT_FIELD not in record  # a table may have columns for both
+
+
+def _is_rendering(text: str, record: Mapping[str, Any]) -> bool:
+    """Return whether a text holds all that is said in a record's conversation.
+
+    Such a text is what a template of others made of it, as in the Alpaca data of the hub.
+    """
+    try:
+        found = conversation_in(record)
+    except NoText:
+        return False
+    said = [message.content for message in found if message.role != SYSTEM]
+    paragraphs = [part.strip() for content in said for part in content.split("\n\n")]
+    whole = unix_text(text)
+    return all(part in whole for part in paragraphs)
 
 
 def _is_learnt(message: Message) -> bool:
     return message.counts and bool(message.content.strip())
 
 
-def fields_of_conversation(there: Sequence[str]) -> tuple[str, ...]:
-    """Return those of a record's fields that make a conversation; empty: they make none."""
+def _main_fields(there: Sequence[str]) -> tuple[str, ...]:
+    """Return the field with a list of messages, or the two of a pair; empty: neither is there."""
     for name in LISTS:
         if name in there:
             return (name,)
-    for pair in PAIRS:
-        if all(name in there for name in pair):
-            return (*pair, *(name for name in OTHERS if name in there))
-    return ()
+    return next((pair for pair in PAIRS if all(name in there for name in pair)), ())
 
 
-def conversation_in(record: Mapping[str, Any]) -> Conversation | None:
-    """Return the conversation in a record; None if it has no field of one.
+def fields_of_conversation(there: Sequence[str]) -> tuple[str, ...]:
+    """Return those of a record's fields that make a conversation; empty: they make none."""
+    main = _main_fields(there)
+    beside = SYSTEMS if len(main) == 1 else (*INPUTS, HISTORY, *SYSTEMS)
+    return (*main, *(name for name in beside if main and name in there))
+
+
+def conversation_in(record: Mapping[str, Any]) -> Conversation:
+    """Return the conversation in a record that has the fields of one.
 
     The forms are a list of messages (``messages`` with ``role`` and ``content``, ShareGPT's
     ``conversations`` with ``from`` and ``value``), and a pair (``prompt`` and ``completion``;
-    Alpaca's ``instruction``, ``input`` and ``output``; others in ``PAIRS``).
+    Alpaca's ``instruction``, ``input`` and ``output``; others in ``PAIRS``). A message of the
+    system may stand in a field beside them.
 
     Raises:
         NoText: the conversation is broken, or has no answer to learn.
     """
-    fields = fields_of_conversation([*record])
-    if not fields:
-        return None
-    if len(fields) == 1:
-        messages = messages_of(_from_json(record[fields[0]]), fields[0])
+    main = _main_fields([*record])
+    if len(main) == 1:
+        messages = messages_of(_from_json(record[main[0]]), main[0])
     else:
-        messages = _of_pair(record, fields)
+        messages = _of_pair(record, main)
+    if all(message.role != SYSTEM for message in messages):
+        messages = (*_of_system(record), *messages)
     if not any(message.counts for message in messages):
         raise NoText("the conversation has no answer of an assistant to learn")
     return messages
@@ -145,6 +173,8 @@ def _message(item: Any, where: str) -> Message:
     if not isinstance(named, str) or named.lower() not in ROLES:
         raise NoText(f"{where} has the role {named!r}, not system, user or assistant")
     role = ROLES[named.lower()]
+    if item.get("tool_calls") or item.get("function_call"):
+        raise NoText(f"{where} calls a tool, and a conversation can only hold text")
     content = _content(item.get("content", item.get("value", item.get("text"))), where)
     weight = item.get("weight", 1)
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
@@ -171,22 +201,41 @@ def _text_of_part(part: Any) -> str | None:
     return part if isinstance(part, str) else None
 
 
-def _of_pair(record: Mapping[str, Any], fields: Sequence[str]) -> Conversation:
+def _of_pair(record: Mapping[str, Any], pair: Sequence[str]) -> Conversation:
     """Return the conversation of a question and its answer, either as text or as messages."""
     asked, answered = (
-        _side(record[name], name, role)
-        for name, role in zip(fields, (USER, ASSISTANT), strict=False)
+        _side(record[name], name, role) for name, role in zip(pair, (USER, ASSISTANT), strict=True)
     )
-    extra = record.get("input")
-    if extra is not None and not isinstance(extra, str):
-        raise NoText("'input' is not text")
-    if extra and len(asked) == 1:
-        asked = (Message(USER, f"{asked[0].content}\n\n{unix_text(extra)}"),)
-    system = record.get("system")
-    if system is not None and not isinstance(system, str):
-        raise NoText("'system' is not text")
-    before = (Message(SYSTEM, unix_text(system)),) if system else ()
-    return (*before, *asked, *answered)
+    *before, last = asked
+    about = filter(None, (_text_beside(record, name) for name in INPUTS))
+    last = replace(last, content="\n\n".join((last.content, *about)))
+    return (*_of_history(record), *before, last, *answered)
+
+
+def _of_history(record: Mapping[str, Any]) -> Iterator[Message]:
+    """Yield the messages before a pair."""
+    said = _from_json(record.get(HISTORY)) or []
+    if not isinstance(said, list):
+        raise NoText(f"'{HISTORY}' is no list of questions with their answers")
+    for at, turn in enumerate(said):
+        if not (isinstance(turn, list) and len(turn) == 2):
+            raise NoText(f"{HISTORY}[{at}] should be a question and its answer")
+        for text, role in zip(turn, (USER, ASSISTANT), strict=True):
+            yield from _side(text, f"{HISTORY}[{at}]", role)
+
+
+def _of_system(record: Mapping[str, Any]) -> Conversation:
+    """Return the system's message in a field of its own."""
+    said = filter(None, (_text_beside(record, name) for name in SYSTEMS))
+    return tuple(Message(SYSTEM, text) for text in said)[:1]
+
+
+def _text_beside(record: Mapping[str, Any], name: str) -> str:
+    """Return the text of a field that a record may lack."""
+    value = record.get(name)
+    if value is not None and not isinstance(value, str):
+        raise NoText(f"'{name}' is not text")
+    return unix_text(value or "")
 
 
 def _side(value: Any, name: str, role: str) -> Conversation:

@@ -67,6 +67,12 @@ class Source:
         return _bytes_of(self.parts)
 
     @property
+    def holds_as_stored(self) -> bool:
+        """Whether the size of the files is that of their text, or is not worth a download."""
+        of_hub = any("hub" in record for record in self.records)
+        return of_hub or all(kind == Kind("text", boundary=kind.boundary) for kind in self.kinds)
+
+    @property
     def line_ends_changed(self) -> bool:
         """Whether CR LF or CR became LF in what was read so far."""
         return any(seen.line_ends for seen in self.seen)

@@ -65,7 +65,7 @@ def column_documents(
     row = 0
     try:
         for batch in _batches(file, columns, groups):
-            for record in _records(batch, columns, fields):
+            for record in _records(batch, columns):
                 row += 1
                 if text := document_of(_decoded(record), fields):
                     yield text
@@ -77,11 +77,7 @@ def column_documents(
         raise BadData(f"{name} is damaged ({_reason(error)}): get it again") from error
 
 
-def _records(batch: Any, columns: list[str], fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows; of those that have a text the text alone, because the rest takes longer."""
-    has_rest = not fields and columns[0] == DEFAULT_FIELD != columns[-1]
-    if has_rest and all(batch.column(DEFAULT_FIELD).to_pylist()):
-        columns = [DEFAULT_FIELD]
+def _records(batch: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
     for row in zip(*(batch.column(each).to_pylist() for each in columns), strict=True):
         yield dict(zip(columns, row, strict=True))
 
@@ -176,7 +172,7 @@ def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, s
 def _usual(schema: Any) -> tuple[str, ...]:
     """Return what is read where no column is named: ``text``, and a conversation beside it.
 
-    A row without a text may be a conversation. A column that holds nothing counts as missing.
+    A row may have either. A column that holds nothing counts as missing.
     """
     names = schema.names
     talk = fields_of_conversation(names)

@@ -27,19 +27,31 @@ LONGEST_WORD = 1 << 12
 SMALL = 1 << 20  # so many characters take less time than starting a process
 
 # The bytes of text from which on a vocabulary of so many tokens is the best.
-VOCABULARIES = ((20_000, 512), (200_000, 1024), (1_000_000, 2048), (5_000_000, 4096))
+VOCABULARIES = ((20_000, 512), (400_000, 1024), (1_000_000, 2048), (5_000_000, 4096))
+MOST_BYTES = VOCABULARIES[-1][0]  # more make no difference
 
 
 def tokenizer_for(text_bytes: int | None) -> str:
     """Return the tokenizer for a model that is trained from scratch on a text of so many bytes.
 
     A larger vocabulary makes fewer tokens of the text, but each of them is seen less often. The
-    sizes are measured: ``docs/guide/recipes.md``. None: the bytes are not known.
+    sizes are measured: ``docs/guide/dial.md``. None: the bytes are not known.
     """
     if text_bytes is None:
         return f"bpe:{VOCABULARIES[-1][1]}"
     fitting = [size for least, size in VOCABULARIES if text_bytes >= least]
     return f"bpe:{fitting[-1]}" if fitting else "byte"
+
+
+def bytes_of(texts: Iterable[str | tuple[bool, str]]) -> int:
+    """Return the bytes of texts for :func:`tokenizer_for`, of a long text so many as matter."""
+    total = 0
+    for each in texts:
+        text = each if isinstance(each, str) else each[1]
+        total += len(well_formed(text).encode())
+        if total >= MOST_BYTES:
+            break
+    return total
 
 
 def train_bpe(

@@ -18,7 +18,7 @@ from llmc.text.examine import lines_of
 from llmc.text.source import Source, open_source
 from llmc.tokens import shards
 from llmc.tokens.added import for_chat
-from llmc.tokens.bpe import tokenizer_for, train_bpe
+from llmc.tokens.bpe import bytes_of, tokenizer_for, train_bpe
 from llmc.tokens.chat import chat_encoder, chat_tokenizer, learnt_texts, template_for
 from llmc.tokens.divide import Cut, check_enough, divide
 from llmc.tokens.encode import Encode, HeldEncoder, choose_encoder, cuts_of
@@ -119,7 +119,12 @@ def find_tokenized(
 def _spec(options: TokenizeOptions, source: Source, template: Template | None) -> str | Tokenizer:
     """Return the tokenizer of a text, or what names it; of conversations with their template."""
     spec = options.tokenizer or DEFAULT_TOKENIZER
-    return chat_tokenizer(tokenizer_for(source.train_bytes) if spec == AUTO else spec, template)
+    if spec == AUTO:
+        # The size of a Word file, an archive or a table says little about that of its text.
+        stored = source.holds_as_stored
+        texts = learnt_texts(source.parts, template)
+        spec = tokenizer_for(source.train_bytes if stored else bytes_of(texts))
+    return chat_tokenizer(spec, template)
 
 
 def _of_token_files(inputs: list[str], options: TokenizeOptions) -> bool:

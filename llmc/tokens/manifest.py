@@ -264,6 +264,10 @@ def _problems(fields: dict[str, Any]) -> list[str]:
     source = fields.get("source")
     if isinstance(source, list) and not all(isinstance(entry, dict) for entry in source):
         problems.append("source should be a list of objects")
+    elif isinstance(source, list):
+        words = (entry.get(key, "") for entry in source for key in ("name", "path"))
+        if not all(isinstance(word, str) for word in words):
+            problems.append("a name or a path in source should be text")
     for split in SPLITS:
         whole = []
         for entry in entries if isinstance(entries := fields.get(split), list) else []:

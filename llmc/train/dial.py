@@ -46,7 +46,6 @@ NOMINAL_RATE = 3e10
 SAMPLE = SampleConfig(tokens=200, temperature=0.7, top_k=40)
 SPARE = 0.5  # where the usual passes take less of the time, there is time to spare
 USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
-NO_STEP = 1e-3  # tokens a second of a model of which the time is over before its first update
 CLOSE = 0.02  # nats by which a smaller model may be worse, and still be the choice
 MOST_MEASURED = 6  # shapes that are measured, at about two seconds each
 FASTER = 1.1  # by which bf16 has to be faster than fp32 to be chosen
@@ -251,13 +250,7 @@ class _Trial:
             self._measure(unknown[0])
         measured = sorted(map(self.candidate, self.rates), key=lambda each: each.parameters)
         least = min(each.loss for each in measured)
-        found = next(each for each in measured if each.loss <= least + CLOSE)
-        if found.rate <= NO_STEP:
-            raise Usage(
-                f"--for {self.budget} is over before this machine has made one update of a model: "
-                "give it more time, or stop other programs"
-            )
-        return found
+        return next(each for each in measured if each.loss <= least + CLOSE)
 
     def settings(self, found: Candidate) -> TrainConfig:
         """Return all training settings of a candidate."""
@@ -270,6 +263,8 @@ class _Trial:
             dropout=self.dropout(found.shape, found.rate),
         )
         chosen |= recipe.over_ranks(chosen, self.ranks)
+        if not self.data.val:
+            chosen |= {"val_every": 0, "val_tokens": 0, "patience": 0}
         epochs = self.passes(found.shape, found.rate)
         return TrainConfig(max_time=self.budget, epochs=epochs, dtype=self.dtype, **chosen)
 
@@ -345,8 +340,8 @@ class _Trial:
             trial = replace(self.inputs, model=model, config=preset)
             how: dict[str, Any] = {"threads": self.threads, "launch": self.launch}
             estimate = dry_run(self.workspace, self.given, trial, **how)
-        if not (steps := estimate.work[0].count):
-            return NO_STEP
+        if not (steps := estimate.work[0].count):  # one takes longer than there is time
+            return estimate.tokens_per_second
         return steps * estimate.settings.tokens_per_step / estimate.seconds
 
 

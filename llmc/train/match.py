@@ -58,15 +58,15 @@ def find_model(
 def _no_model(
     workspace: Workspace, data: Data, preset: str, *, there_are_others: bool
 ) -> MissingOutput:
-    where, ways = workspace.shown(workspace.models), "give --for TIME, which chooses one"
+    where, way = workspace.shown(workspace.models), "run 'llmc train --for TIME', which chooses one"
     if not data.manifests:  # nothing is known of the tokens
         return MissingOutput(
-            f"no model in {where}: {ways}, run 'llmc export-weights random' first, or name one "
-            "with --model"
+            f"no model in {where}: {way}, or 'llmc export-weights random' first, or name one with "
+            "--model"
         )
     folder = workspace.shown(data.manifests[0].folder)
     fits = f" has the tokenizer of {folder}" if there_are_others else ""
-    error = MissingOutput(f"no model in {where}{fits}: {ways}, name one with --model, or make one")
+    error = MissingOutput(f"no model in {where}{fits}: {way}, name one with --model, or make one")
     error.commands = (shlex.join(["llmc", "prepare", folder, "--model", f"random:{preset}"]),)
     return error
 

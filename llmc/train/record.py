@@ -23,7 +23,7 @@ from llmc.addresses import without_secrets
 from llmc.config import TrainConfig
 from llmc.engine.launcher import ALONE, Launch
 from llmc.engine.machine import Threads, cpu_name
-from llmc.errors import BadData, MissingOutput
+from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.kinds import DAMAGE, reason_of
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.preset import Preset, load_preset, preset_of
@@ -126,7 +126,12 @@ def run_settings(folder: Path, record: Record | None = None) -> tuple[Preset, Pr
     tables, file = (record or {}).get("settings"), folder / CONFIG
     if tables is None:
         return load_preset(str(file)), None
-    told = load_preset(str(file)) if file.is_file() else None
+    try:
+        told = load_preset(str(file)) if file.is_file() else None
+    except LlmcError as error:
+        raise type(error)(
+            f"{error}; correct it, or delete it: {RECORD} has the settings"
+        ) from error
     return preset_of(file.stem, tables, str(folder / RECORD)), told
 
 

@@ -61,6 +61,7 @@ const char *file_remedy(int reason) {
   if (reason == EROFS) return "make the disk writable again";
   if (reason == ENOENT || reason == ENOTDIR) return "make its folder again";
   if (reason == EACCES || reason == EPERM) return "allow writing there";
+  if (reason == EISDIR || reason == EEXIST || reason == ENOTEMPTY) return "move away what is there";
   return "check the disk";
 }
 

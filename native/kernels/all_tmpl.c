@@ -37,6 +37,7 @@
 #include "kernels/quads_tmpl.c"
 #include "kernels/ahead_tmpl.c"
 #include "kernels/gemm_tmpl.c"
+#include "kernels/product_tmpl.c"
 #if TILES
 #include "kernels/amx.h"
 #include "kernels/pack_tiles_tmpl.c"

@@ -144,8 +144,9 @@ static void attention_tiles_forward_task(void *argument, int thread, int threads
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C;
   const struct AttentionClaims claims = attention_forward_claims(at->B * NH, ceil_div(T, PANEL), (size_t)threads);
   const struct TiledKeys head = tiled_keys(at->workers->own + (size_t)thread * at->workers->own_floats, T, HS);
+  struct Near near = attention_near(&claims, at->workers->pool, thread, threads);
   amx_begin();
-  for (size_t i; (i = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+  for (size_t i; near_next(&near, &i);) {
     const struct AttentionClaim claim = attention_claimed(&claims, i, false);
     const size_t b = claim.head / NH, h = claim.head % NH;
     const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS), k = view_at(q, C), v = view_at(k, C);
@@ -283,8 +284,9 @@ static void attention_tiles_backward_task(void *argument, int thread, int thread
   const struct TiledHead head = tiled_head(at->workers->own + (size_t)thread * at->workers->own_floats, T, HS);
   const struct AttentionClaims claims =
       attention_backward_claims(at->B * NH, ceil_div(T, PANEL), ceil_div(T, TILED_HAND), (size_t)threads);
+  struct Near near = attention_near(&claims, at->workers->pool, thread, threads);
   amx_begin();
-  for (size_t n; (n = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+  for (size_t n; near_next(&near, &n);) {
     const struct AttentionClaim claim = attention_claimed(&claims, n, true);
     const struct AttentionShare share = attention_share(&claims, claim, PANEL);
     const size_t b = claim.head / NH, h = claim.head % NH, offset = b * T * stride + h * HS;

@@ -53,56 +53,64 @@ struct Tiling {
 enum { CLAIM_PANELS = 4 };  // of columns, that a claim has at most
 
 struct ProductClaims {
+  struct Tiling tiling;
   size_t rows, depth;         // of a block of A, but for the last one
   size_t chunks, pieces;      // claims of a block: so many chunks of columns, by so many pieces of rows
-  bool near;                  // a piece for each thread, which begins with the chunks of its own
+  bool together;              // all threads pack B too, before they claim: on tiles alone
 };
 
-/* What the busiest thread has to do, in tiles: with each claim it packs as many columns, which takes as long as a few
+/* What the busiest thread has to do, in tiles: with each claim it packs as many columns, which takes as long as `packing`
  * tiles. */
-static inline size_t product_busiest(size_t chunks, size_t pieces, size_t panels, size_t tall, size_t threads) {
-  enum { PACKING = 3 };
-  return ceil_div(chunks * pieces, threads) * ceil_div(panels, chunks) * (ceil_div(tall, pieces) + PACKING);
+static inline size_t product_busiest(size_t chunks, size_t pieces, size_t panels, size_t tall, size_t threads,
+                                     size_t packing) {
+  return ceil_div(chunks * pieces, threads) * ceil_div(panels, chunks) * (ceil_div(tall, pieces) + packing);
+}
+
+/* `rows` of the batch: those of A and of the result, which the operations before and after share out too. Each thread has a
+ * piece of them, where that keeps it at most an eighth longer than `least`: what crosses from one core's cache to another's
+ * costs more than a few tiles, most of all where the cores have no cache in common. */
+static inline bool product_by_rows(struct ProductClaims *c, size_t panels, size_t tall, size_t threads, size_t packing,
+                                   size_t least) {
+  if (product_busiest(1, threads, panels, tall, threads, packing) > least + least / 8) return false;
+  c->chunks = ceil_div(panels, CLAIM_PANELS), c->pieces = threads;
+  return true;
 }
 
 /* Blocks of equal height and depth. Claims as many for every thread, whose widths differ by a panel at most, so that
- * none waits long for the others. Where the columns do not go round, a claim is a panel, and a part of the rows.
- *
- * `rows`: those of A and of the result are rows of the batch, which the operations before and after share out too. Then
- * each thread has a piece of them, unless it would have to pack columns too often for that: what crosses from one core's
- * cache to another's costs more than a few tiles, most of all where the cores have no cache in common. */
+ * none waits long for the others. Where the columns do not go round, a claim is a panel, and a part of the rows. `rows`: as
+ * above, unless each thread would have to pack columns too often for that. */
 static inline struct ProductClaims product_claims(size_t M, size_t N, size_t K, size_t threads, struct Tiling t, bool rows) {
-  struct ProductClaims c = {.rows = round_up(ceil_div(M, ceil_div(M, t.block_rows)), t.rows),
+  enum { PACKING = 3 };
+  struct ProductClaims c = {.tiling = t,
+                            .rows = round_up(ceil_div(M, ceil_div(M, t.block_rows)), t.rows),
                             .depth = round_up(ceil_div(K, ceil_div(K, t.depth)), t.grain)};
   const size_t panels = ceil_div(N, t.columns), tall = ceil_div(size_min(c.rows, M), t.rows);
   c.chunks = size_min(round_up(ceil_div(panels, CLAIM_PANELS), threads), panels);
   c.pieces = ceil_div(threads, c.chunks);
-  size_t least = product_busiest(c.chunks, c.pieces, panels, tall, threads);
-  const size_t near = product_busiest(1, threads, panels, tall, threads);
+  size_t least = product_busiest(c.chunks, c.pieces, panels, tall, threads, PACKING);
   least -= least / 20;  // a narrow claim fetches nothing for the next one: it has to be worth it
   for (size_t pieces = 1; pieces <= tall; pieces++) {
-    const size_t busiest = product_busiest(panels, pieces, panels, tall, threads);
+    const size_t busiest = product_busiest(panels, pieces, panels, tall, threads, PACKING);
     if (busiest < least) least = busiest, c.chunks = panels, c.pieces = pieces;
   }
-  if (rows && threads > 1 && near <= least + least / 8) {
-    c.chunks = ceil_div(panels, CLAIM_PANELS), c.pieces = threads, c.near = true;
-  }
+  if (rows && threads > 1) product_by_rows(&c, panels, tall, threads, PACKING, least);
   return c;
 }
 
 static inline size_t product_claims_of_block(const struct ProductClaims *c) { return c->chunks * c->pieces; }
 
-/* The claims of a block, the block-th of the region. */
+/* The claims of a block, the block-th of the region. Where each thread has pieces of its own, it begins with them. */
 static inline struct Near product_near(const struct ProductClaims *c, struct Pool *pool, size_t block, int thread, int threads) {
-  return (struct Near){pool, product_claims_of_block(c), block, c->near ? thread : 0, c->near ? threads : 1, 0};
+  const bool own = c->pieces % (size_t)threads == 0;
+  return (struct Near){pool, product_claims_of_block(c), block, own ? thread : 0, own ? threads : 1, 0};
 }
 
 /* The rows, of a block of `height`, and the columns, of N, of a block's claim; there may be no rows. */
-static inline void product_claimed(const struct ProductClaims *c, struct Tiling t, size_t claim, size_t height, size_t N,
-                                   struct Span *rows, struct Span *columns) {
-  const size_t piece = round_up(ceil_div(height, c->pieces), t.rows), from = claim / c->chunks % c->pieces * piece;
+static inline void product_claimed(const struct ProductClaims *c, size_t claim, size_t height, size_t N, struct Span *rows,
+                                   struct Span *columns) {
+  const size_t piece = round_up(ceil_div(height, c->pieces), c->tiling.rows), from = claim / c->chunks % c->pieces * piece;
   *rows = (struct Span){size_min(from, height), size_min(from + piece, height)};
-  *columns = span_part(N, t.columns, claim % c->chunks, c->chunks);
+  *columns = span_part(N, c->tiling.columns, claim % c->chunks, c->chunks);
 }
 
 /* ---- products on tiles ---------------------------------------------------------------------------- */
@@ -115,71 +123,85 @@ enum {
   TILED_K = 1024, TILED_K_PARTS = 512,   // the longest rows of a block, of BF16 and in three parts
 };
 
-/* As ProductClaims; `together`: all threads pack B, and claims are rectangles of the result. */
-struct TiledClaims {
-  struct ProductClaims product;
-  bool together;
-};
+static const struct Tiling TILED = {TILED_PANEL, TILED_PANEL, 0, 0, TILED_PANEL};
 
-static inline size_t tiled_busiest(const struct ProductClaims *c, size_t panels, size_t tall, size_t threads,
-                                   size_t packing) {
-  return ceil_div(c->chunks * c->pieces, threads) * ceil_div(panels, c->chunks) * (ceil_div(tall, c->pieces) + packing);
-}
-
-/* `whole`: B is not packed together, whatever its size. */
-static inline struct TiledClaims tiled_claims(size_t M, size_t N, size_t K, size_t threads, size_t parts, bool whole) {
-  struct TiledClaims claims = {.together = false};
-  struct ProductClaims *c = &claims.product;
-  c->depth = round_up(ceil_div(K, ceil_div(K, parts == 1 ? TILED_K : TILED_K_PARTS)), TILED_PANEL);
-  const size_t panel = c->depth / TILED_PANEL * parts * TILED_STEP, group = TILED_GROUP / panel;
-  c->rows = round_up(ceil_div(M, ceil_div(M, TILED_SHARED / panel * TILED_PANEL)), TILED_PANEL);
-  const size_t panels = ceil_div(N, TILED_PANEL), tall = c->rows / TILED_PANEL;
-  claims.together = parts == 1 && !whole && panels < 4 * threads && panels * panel <= TILED_SHARED;
-  if (claims.together) {
+/* As product_claims. `whole`: B is not packed together, whatever its size. Packing is dear beside tiles, so threads have
+ * rows of their own only where that packs no column twice. */
+static inline struct ProductClaims tiled_claims(size_t M, size_t N, size_t K, size_t threads, size_t parts, bool whole,
+                                                bool rows) {
+  const size_t depth = round_up(ceil_div(K, ceil_div(K, parts == 1 ? TILED_K : TILED_K_PARTS)), TILED_PANEL);
+  const size_t panel = depth / TILED_PANEL * parts * TILED_STEP, group = TILED_GROUP / panel;
+  struct ProductClaims c = {.tiling = TILED,
+                            .rows = round_up(ceil_div(M, ceil_div(M, TILED_SHARED / panel * TILED_PANEL)), TILED_PANEL),
+                            .depth = depth};
+  const size_t panels = ceil_div(N, TILED_PANEL), tall = c.rows / TILED_PANEL;
+  const bool may = parts == 1 && !whole;
+  c.together = may && panels < 4 * threads && panels * panel <= TILED_SHARED;
+  if (c.together) {
     /* Rectangles as high as wide, so that a thread reads little that others have packed. */
-    c->pieces = 1;
-    while (4 * c->pieces * c->pieces * panels <= threads * tall) c->pieces *= 2;
-    c->chunks = size_min(ceil_div(threads, c->pieces), panels);
+    c.pieces = 1;
+    while (4 * c.pieces * c.pieces * panels <= threads * tall) c.pieces *= 2;
+    c.chunks = size_min(ceil_div(threads, c.pieces), panels);
   } else {
     /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
-    c->chunks = size_min(round_up(ceil_div(panels, group), threads), panels);
-    c->pieces = ceil_div(threads, c->chunks);
+    c.chunks = size_min(round_up(ceil_div(panels, group), threads), panels);
+    c.pieces = ceil_div(threads, c.chunks);
   }
   /* Other rectangles where a thread would have much more to do than the rest. */
-  const size_t packing = claims.together ? 0 : 2;
-  size_t least = tiled_busiest(c, panels, tall, threads, packing);
+  const size_t packing = c.together ? 0 : 2;
+  size_t least = product_busiest(c.chunks, c.pieces, panels, tall, threads, packing);
   least -= least / 20;
   for (size_t pieces = 1; pieces <= tall; pieces++) {
     for (size_t each = 1; each <= 4; each++) {
-      const struct ProductClaims other = {c->rows, c->depth, size_min(panels, ceil_div(each * threads, pieces)), pieces, false};
-      const size_t busiest = tiled_busiest(&other, panels, tall, threads, packing);
-      if (busiest >= least || (!claims.together && ceil_div(panels, other.chunks) > group)) continue;
-      least = busiest, *c = other;
+      const size_t chunks = size_min(panels, ceil_div(each * threads, pieces));
+      const size_t busiest = product_busiest(chunks, pieces, panels, tall, threads, packing);
+      if (busiest >= least || (!c.together && ceil_div(panels, chunks) > group)) continue;
+      least = busiest, c.chunks = chunks, c.pieces = pieces;
     }
   }
-  return claims;
+  if (rows && threads > 1 && may && panels * panel <= TILED_GROUP) {
+    c.together |= product_by_rows(&c, panels, tall, threads, c.together ? 0 : 1, least);
+  }
+  return c;
 }
-
-static const struct Tiling TILED = {TILED_PANEL, TILED_PANEL, 0, 0, TILED_PANEL};
 
 /* ---- packing ------------------------------------------------------------------------------------- */
 
-/* Which part of a block of A a thread packs: some panels of it, or of fewer panels than would go round, a slice of
- * their depth. */
+/* How a block of a factor is packed by all threads: its panels, of which each is cut into slices of its depth where they
+ * are fewer than would go round. A thread's share is a span of panels times slices. */
 struct PackClaims {
   size_t panels, slices;
+  size_t depth, grain;  // of the panels; a slice begins at a multiple of the grain
+  bool across;          // numbered along the panels, not along a panel's slices
 };
 
-/* `whole`: panels cannot be sliced, because they are summed over too. */
-static inline struct PackClaims pack_claims(size_t lanes, size_t depth, size_t threads, struct Tiling t, bool whole) {
-  enum { LEAST_DEPTH = 64 };
-  const size_t panels = ceil_div(lanes, t.rows), most = size_max(1, depth / LEAST_DEPTH);
-  return (struct PackClaims){panels, whole || panels >= 4 * threads ? 1 : size_min(most, ceil_div(4 * threads, panels))};
+/* `whole`: panels cannot be sliced, because they are summed over too. `across`: a share is as many neighbouring panels as
+ * it can be, where a slice of them is one run of memory. */
+static inline struct PackClaims pack_claims(size_t lanes, size_t depth, size_t threads, struct Tiling t, bool whole,
+                                            bool across) {
+  enum { LEAST_DEPTH = 64, WORDS = 16 };  // words are turned eight by eight
+  struct PackClaims c = {ceil_div(lanes, t.rows), 1, depth, size_max(WORDS, t.grain), across};
+  if (whole || c.panels >= 4 * threads) return c;
+  c.slices = across ? ceil_div(depth, c.grain) : size_min(size_max(1, depth / LEAST_DEPTH), ceil_div(4 * threads, c.panels));
+  return c;
 }
 
-/* The numbers of a block's depth that a slice holds: whole blocks of words, which packing turns eight by eight. */
-static inline struct Span pack_slice(const struct PackClaims *c, size_t slice, size_t depth) {
-  return span_part(depth, 16, slice, c->slices);
+static inline struct Span pack_share(const struct PackClaims *c, int thread, int threads) {
+  return span_part(c->panels * c->slices, 1, (size_t)thread, (size_t)threads);
+}
+
+/* The next panels of a share and the numbers of their depth, which may be none: several panels, or several slices of one. */
+static inline bool pack_claimed(const struct PackClaims *c, struct Span *share, struct Span *panels, struct Span *numbers) {
+  const bool across = c->across || c->slices == 1;
+  const size_t run = across ? c->panels : c->slices, first = share->begin / run, from = share->begin % run;
+  const size_t count = size_min(share->end - share->begin, run - from);
+  if (share->begin == share->end) return false;
+  share->begin += count;
+  const size_t slice = across ? first : from, last = across ? first : from + count - 1;
+  *panels = across ? (struct Span){from, from + count} : (struct Span){first, first + 1};
+  *numbers = (struct Span){span_part(c->depth, c->grain, slice, c->slices).begin,
+                           span_part(c->depth, c->grain, last, c->slices).end};
+  return true;
 }
 
 /* ---- attention ----------------------------------------------------------------------------------- */

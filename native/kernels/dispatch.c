@@ -94,7 +94,9 @@ __attribute__((unused)) static int has_avx512bf16(void) {
 /* Leaf 7 EDX: AMX-BF16, AMX-TILE, AMX-INT8; XCR0: the tiles' configuration and their data. Linux saves 8 KB of tiles
  * for a process that has asked for it, before any of its threads uses one (arch_prctl, Documentation/arch/x86/xstate). */
 __attribute__((unused)) static int has_amx(void) {
-#if defined(__linux__)
+#if defined(LLMC_TILES_MODEL)
+  return has_avx512bf16();  // plain C in place of the tiles
+#elif defined(__linux__)
   enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, XCR0_TILES = 3 << 17 };
   const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25;
   unsigned a, b, c, d, low, high;

@@ -214,20 +214,21 @@ INLINE void pack_panels(uint32_t *to, struct Factor from, size_t lanes, size_t k
   else pack_panels_as(to, words, from, lanes, kc, most, right, false, parts);
 }
 
-/* A thread's share of panels of one part: some of them, or where they are few some steps of all. */
-INLINE void pack_panels_share(uint32_t *to, struct Factor from, size_t lanes, size_t kc, const bool right, int thread,
-                              int threads) {
-  const size_t words = panel_words(kc, 1), step_words = 2 * PANEL_TILE;
-  const bool few = ceil_div(lanes, PANEL) < 4 * (size_t)threads;
-  size_t begin, end;
-  pool_part(few ? kc : lanes, few ? PANEL_STEP : PANEL, thread, threads, &begin, &end);
-  if (begin >= end) return;
-  to += few ? begin / PANEL_STEP * step_words : begin / PANEL * words;
-  from = few ? factor_at(from, 0, begin) : factor_at(from, begin, 0);
-  if (few) kc = end - begin;
-  else lanes = end - begin;
-  if (from.step == 1) pack_panels_as(to, words, from, lanes, kc, NULL, right, true, 1);
-  else pack_panels_as(to, words, from, lanes, kc, NULL, right, false, 1);
+/* A thread's share of a block's panels: `lanes` lanes by kc numbers. `whole`: its panels are not cut into slices, and have
+ * their largest magnitudes in `most` where there are several parts. */
+INLINE void pack_panels_share(uint32_t *to, struct Factor from, size_t lanes, size_t kc, float *most, const bool right,
+                              const bool whole, int thread, int threads, const int parts) {
+  const size_t words = panel_words(kc, parts);
+  const struct PackClaims packs = pack_claims(lanes, kc, (size_t)threads, TILED, whole, true);
+  struct Span share = pack_share(&packs, thread, threads), panels, numbers;
+  while (pack_claimed(&packs, &share, &panels, &numbers)) {
+    const size_t lane = panels.begin * PANEL, count = size_min(panels.end * PANEL, lanes) - lane;
+    const struct Factor part = factor_at(from, lane, numbers.begin);
+    uint32_t *at = to + panels.begin * words + numbers.begin / PANEL_STEP * (size_t)parts * 2 * PANEL_TILE;
+    float *largest = most == NULL ? NULL : most + panels.begin;
+    if (from.step == 1) pack_panels_as(at, words, part, count, numbers.end - numbers.begin, largest, right, true, parts);
+    else pack_panels_as(at, words, part, count, numbers.end - numbers.begin, largest, right, false, parts);
+  }
 }
 
 /* Panels of `lanes` rows of INT8 weights from row n on, numbers k … k + kc: a block of 32 with one scale is a step. */

@@ -38,7 +38,11 @@ static void peak_task(void *argument, int thread, int threads) {
 }
 
 #if TILES
+#ifdef LLMC_TILES_MODEL
+enum { PEAK_TILE_ROUNDS = 1 << 8 };
+#else
 enum { PEAK_TILE_ROUNDS = 1 << 16 };
+#endif
 
 static void peak_tiles_task(void *argument, int thread, int threads) {
   (void)argument, (void)thread, (void)threads;

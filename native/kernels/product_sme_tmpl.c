@@ -38,10 +38,17 @@ static void sme_pack_int8(const struct Gemm *gemm, float *dst, struct Part part,
   }
 }
 
-static void sme_part(const struct Gemm *gemm, const float *a, float *own, struct Part part) {
+INLINE void sme_pack_left(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, int thread,
+                          int threads) {
+  gemm_pack(gemm, claims, block, sme_pack, thread, threads);
+}
+
+static void sme_part(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, float *own,
+                     struct Part part) {
   const enum Dtype dtype = gemm->workers->dtype;
-  const size_t R = 2 * sme_words(), a_panels = ceil_div(part.rows, R), b_panels = ceil_div(part.columns, R);
+  const size_t R = claims->tiling.rows, a_panels = ceil_div(part.rows, R), b_panels = ceil_div(part.columns, R);
   const size_t steps = pack_steps(part.kc, dtype), stride = b_panels * R;
+  const float *a = block_row(gemm, block, part);
   float *b = own, *sums = own + (size_t)CLAIM_PANELS * SME_LANES * KC;
   if (gemm->scales != NULL) sme_pack_int8(gemm, b, part, R);
   else sme_pack(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, dtype);
@@ -51,7 +58,6 @@ static void sme_part(const struct Gemm *gemm, const float *a, float *own, struct
 }
 
 static void product_sme_task(void *argument, int thread, int threads) {
-  const struct Gemm *gemm = argument;
-  const size_t R = 2 * sme_words(), grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : pack_word(gemm->workers->dtype);
-  gemm_run(gemm, (struct Tiling){R, R, SME_ROWS, KC, grain}, sme_pack, sme_part, thread, threads);
+  const size_t R = 2 * sme_words();
+  gemm_run_tiles(argument, R, R, SME_ROWS, sme_pack_left, sme_part, thread, threads);
 }

@@ -1,6 +1,6 @@
-/* The product of gemm_tmpl.c on AMX tiles. The work is cut the same way: blocks of A are packed by all threads together,
- * then each thread claims columns of B, packs them, and multiplies blocks of 32 x 32. Where the columns are few for so
- * many threads, B is packed by all together too, and a claim is a rectangle of the result.
+/* The product of gemm_tmpl.c on AMX tiles, in the loops of product_tmpl.c: a thread packs the columns of its claim and
+ * multiplies blocks of 32 x 32. Where the columns are few for so many threads, or few at all, B is packed by all together
+ * too, and a claim is a rectangle of the result.
  *
  * Numbers are multiplied as BF16. A float is the sum of three of them, so a product of floats takes six products of
  * tiles; those that are left out are below 2^-24 of it, and the sums are more exact than those of FMA, because 32
@@ -26,6 +26,9 @@ static size_t tiled_a_floats(void) { return TILED_PANELS + TILED_SHARED / sizeof
 
 /* The same, and a block of B that all threads share. */
 static size_t tiled_block_floats(void) { return tiled_a_floats() + TILED_SHARED / sizeof(float); }
+
+INLINE uint32_t *tiled_a(struct Block block) { return (uint32_t *)(void *)(block.packed + TILED_PANELS); }
+INLINE uint32_t *tiled_b(struct Block block) { return (uint32_t *)(void *)(block.packed + tiled_a_floats()); }
 
 /* What a thread has for itself: three blocks of sums, a group of panels of B and their largest magnitudes. */
 static size_t tiled_own_floats(void) {
@@ -219,15 +222,6 @@ INLINE void tiled_finish(const struct Gemm *gemm, struct TiledPending *p, size_t
   }
 }
 
-/* Some lanes of A: packed, and summed while they are in the cache. */
-INLINE void tiled_pack_lanes(const struct Gemm *gemm, uint32_t *a, size_t lane, size_t lanes, size_t k, size_t kc,
-                             float *most, const int parts) {
-  pack_panels(a, factor_at(gemm->a, lane, k), lanes, kc, most, false, parts);
-  for (size_t l = 0; gemm->lane_sums != NULL && l < lanes; l += LANES_SUMMED) {
-    gemm_sum_lanes(gemm, lane + l, size_min(LANES_SUMMED, lanes - l), k, kc);
-  }
-}
-
 /* Whether three parts hold the products of two panels: none infinite, and the largest so far above 2^-126 that the
  * lowest of its 24 bits is there. */
 INLINE bool tiled_fits(float left, float right) {
@@ -258,9 +252,8 @@ INLINE void tiled_pack_own(const struct Gemm *gemm, uint32_t *b, float *b_most, 
   }
 }
 
-/* Rows m … m + rows of the packed block of A, columns n … n + columns of the result. `most`: of A's panels. shared: the
- * packed columns, or NULL. */
-INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *a_most, const uint32_t *shared, float *own,
+/* A part of the result; own: scratch memory, and the place of columns that the thread packs for itself. */
+INLINE void tiled_part(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, float *own,
                        struct Part part, const int parts) {
   const size_t steps = ceil_div(part.kc, PANEL_STEP), words = panel_words(part.kc, parts), N = gemm->N;
   const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
@@ -268,12 +261,15 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
   const struct Array lines = last ? gemm->out : array_of(gemm->sums);
   const size_t size = dtype_size(lines.dtype);
   float *blocks = own, *b_most = own + 3 * PANEL * PANEL + TILED_GROUP / sizeof(float);
+  const size_t first_panel = (part.m - block.m) / PANEL;
+  const float *a_most = block.packed + first_panel;
+  const uint32_t *a = tiled_a(block) + first_panel * words;
   uint32_t *packed = (uint32_t *)(void *)(own + 3 * PANEL * PANEL);
-  const uint32_t *b = shared != NULL ? shared : packed;
+  const uint32_t *b = claims->together ? tiled_b(block) + part.n / PANEL * words : packed;
   const bool streams = first && last && tiled_streams(gemm);
   struct TiledPending pending = {0};
   size_t turn = 0;
-  if (shared == NULL) tiled_pack_own(gemm, packed, b_most, part, parts);
+  if (!claims->together) tiled_pack_own(gemm, packed, b_most, part, parts);
   amx_fence();
   for (size_t i = 0; i < part.rows; i += PANEL) {
     for (size_t j = 0; j < part.columns; j += PANEL) {
@@ -318,51 +314,59 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
   tiled_finish(gemm, &pending, PANEL);
 }
 
-INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, const int parts) {
-  const struct Workers *workers = gemm->workers;
-  struct Pool *pool = workers->pool;
-  float *own = workers->own + (size_t)thread * workers->own_floats;
-  const size_t M = gemm->M, N = gemm->N, K = gemm->K;
-  const struct TiledClaims tiled = tiled_claims(M, N, K, (size_t)threads, (size_t)parts, gemm->scales != NULL);
-  const struct ProductClaims *claims = &tiled.product;
-
-  amx_begin();
-  size_t block = 0, claim = pool_claim(pool);
-  for (size_t m = 0; m < M; m += claims->rows) {
-    const size_t mc = size_min(claims->rows, M - m);
-    for (size_t k = 0; k < K; k += claims->depth, block++) {
-      const size_t kc = size_min(claims->depth, K - k), words = panel_words(kc, parts);
-      float *most = workers->shared + block % 2 * tiled_block_floats();
-      uint32_t *a = (uint32_t *)(void *)(most + TILED_PANELS);
-      uint32_t *b = tiled.together ? (uint32_t *)(void *)(most + tiled_a_floats()) : NULL;
-      size_t begin, end;
-      if (parts == 1 && gemm->lane_sums == NULL) {
-        pack_panels_share(a, factor_at(gemm->a, m, k), mc, kc, false, thread, threads);
-      } else {
-        pool_part(mc, PANEL, thread, threads, &begin, &end);
-        if (begin < end) {
-          tiled_pack_lanes(gemm, a + begin / PANEL * words, m + begin, end - begin, k, kc, most + begin / PANEL, parts);
-        }
-      }
-      if (tiled.together) pack_panels_share(b, factor_at(gemm->b, 0, k), N, kc, true, thread, threads);
-      pool_barrier(pool);
-      for (; claim < (block + 1) * product_claims_of_block(claims); claim = pool_claim(pool)) {
-        struct Span rows, columns;
-        product_claimed(claims, TILED, claim, mc, N, &rows, &columns);
-        if (rows.begin == rows.end) continue;
-        const struct Part part = {m + rows.begin, rows.end - rows.begin, columns.begin, columns.end - columns.begin, k, kc};
-        tiled_part(gemm, a + rows.begin / PANEL * words, most + rows.begin / PANEL,
-                   b == NULL ? b : b + columns.begin / PANEL * words, own, part, parts);
-      }
-    }
+/* A thread's share of a block: panels of A, the sums of its lanes, and panels of B where all threads pack those. */
+INLINE void tiled_pack_block(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, int thread,
+                             int threads, const int parts) {
+  const struct Factor a = factor_at(gemm->a, block.m, block.k);
+  pack_panels_share(tiled_a(block), a, block.rows, block.kc, block.packed, false, parts > 1, thread, threads, parts);
+  size_t lane, end;
+  pool_part(block.rows, VL, thread, threads, &lane, &end);
+  for (; gemm->lane_sums != NULL && lane < end; lane += LANES_SUMMED) {
+    gemm_sum_lanes(gemm, block.m + lane, size_min(LANES_SUMMED, end - lane), block.k, block.kc);
   }
+  if (claims->together) {
+    const struct Factor b = factor_at(gemm->b, 0, block.k);
+    pack_panels_share(tiled_b(block), b, gemm->N, block.kc, NULL, true, false, thread, threads, 1);
+  }
+}
+
+INLINE void tiled_pack_pairs(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, int thread,
+                             int threads) {
+  tiled_pack_block(gemm, claims, block, thread, threads, 1);
+}
+
+INLINE void tiled_multiply_pairs(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, float *own,
+                                 struct Part part) {
+  tiled_part(gemm, claims, block, own, part, 1);
+}
+
+INLINE void tiled_pack_floats(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, int thread,
+                              int threads) {
+  tiled_pack_block(gemm, claims, block, thread, threads, FLOAT_PARTS);
+}
+
+INLINE void tiled_multiply_floats(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, float *own,
+                                  struct Part part) {
+  tiled_part(gemm, claims, block, own, part, FLOAT_PARTS);
+}
+
+INLINE void product_tiles_run(const struct Gemm *gemm, PackBlock *pack_share_of, MultiplyPart *multiply, int thread, int threads,
+                              const int parts) {
+  const struct ProductClaims claims = tiled_claims(gemm->M, gemm->N, gemm->K, (size_t)threads, (size_t)parts,
+                                                   gemm->scales != NULL, gemm_by_rows(gemm));
+  amx_begin();
+  gemm_run(gemm, &claims, tiled_block_floats(), pack_share_of, multiply, thread, threads);
   stores_end();
   amx_end();
 }
 
 static void product_tiles_task(void *argument, int thread, int threads) {
   const struct Gemm *gemm = argument;
-  if (gemm->workers->dtype == BF16) product_tiles_run(gemm, thread, threads, 1);
-  else if (TILES == FLOAT_PARTS) product_tiles_run(gemm, thread, threads, FLOAT_PARTS);
-  else gemm_task(argument, thread, threads);
+  if (gemm->workers->dtype == BF16) {
+    product_tiles_run(gemm, tiled_pack_pairs, tiled_multiply_pairs, thread, threads, 1);
+  } else if (TILES == FLOAT_PARTS) {
+    product_tiles_run(gemm, tiled_pack_floats, tiled_multiply_floats, thread, threads, FLOAT_PARTS);
+  } else {
+    gemm_task(argument, thread, threads);
+  }
 }

@@ -81,14 +81,14 @@ void events_open_metrics(struct Events *events, const char *folder) {
   char path[1100];
   snprintf(path, sizeof path, "%s/metrics.jsonl", folder);
   events->metrics = disk_open_to_change(path);
-  if (events->metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
+  if (events->metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s; %s", path, strerror(errno), file_remedy(errno));
   const int64_t kept = (int64_t)events->resume_at;
   if (disk_size(events->metrics) < kept) {
     die(EXIT_BAD_DATA, "%s was shortened: the run had told %zu bytes by its checkpoint; put it back, or start a "
         "new run from the weights", path, events->resume_at);
   }
   if (!disk_cut(events->metrics, kept)) {
-    die(EXIT_BAD_DATA, "cannot cut %s to where the run was: %s", path, strerror(errno));
+    die(EXIT_BAD_DATA, "cannot cut %s to where the run was: %s; %s", path, strerror(errno), file_remedy(errno));
   }
 }
 

@@ -255,7 +255,10 @@ bool saver_finish(struct Saver *saver, bool is_best) {
     saver->best = SAVER_NO_STEP;
   }
   saver->is_best = is_best;
-  if (!settle(saver)) die(EXIT_BAD_DATA, "cannot write %s: %s", saver->fault.path, strerror(saver->fault.reason));
+  if (!settle(saver)) {
+    const int reason = saver->fault.reason;
+    die(EXIT_BAD_DATA, "cannot write %s: %s; %s", saver->fault.path, strerror(reason), file_remedy(reason));
+  }
   return !lost || is_best;
 }
 

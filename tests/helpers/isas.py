@@ -13,7 +13,11 @@ from tests.helpers.engine import Flags, Native
 from tests.helpers.models import save_model, save_tokens
 
 SLOW_ISAS = ("plain", "generic")  # without vectors: they take several times as long
-ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "sme", "avx2", "avx512", "avx512bf16")
+# As the engine lists them, worst first.
+ALL_ISAS = (
+    *("plain", "blas", "generic", "neon", "neonbf16", "bfmmla", "sme"),
+    *("avx2", "avx512", "avx512bf16", "amxfp32", "amx"),
+)
 
 
 def isas_but_the_slow() -> list[Any]:
@@ -38,3 +42,9 @@ def runnable_isas(native: Native, scratch: Path) -> list[str]:
     codes = {isa: native("train", isa=isa, **flags).returncode for isa in ALL_ISAS}
     assert set(codes.values()) <= {0, 2}, codes
     return [isa for isa, code in codes.items() if code == 0]
+
+
+def chosen_for_floats(isas: list[str]) -> set[str]:
+    """Return those of which fp32 takes the fastest: the best, a BLAS and SME where they run."""
+    measured = {"blas", "sme"} & {*isas}
+    return {*measured, [isa for isa in isas if isa not in measured][-1]}

@@ -8,21 +8,24 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmc.check import doctor
-from llmc.check.doctor import CHECKS, Finding, State
+from llmc.check.doctor import CHECKS, Exam, Finding, State
 from llmc.check.known_answers import known_answers
 from llmc.check.trial import Trial
 from llmc.cli.commands import doctor as command
 from llmc.cli.context import Context
 from llmc.engine.build import Built
 from llmc.errors import ExitCode, Interrupted
+from llmc.paths import Workspace
 from tests.conftest import Llmc
 from tests.helpers.doctor import OF_THE_ENGINE, report, states
 from tests.helpers.engine import Native, succeeded
 from tests.helpers.events import json_lines
+from tests.helpers.isas import chosen_for_floats
 
 
 def test_a_healthy_machine(llmc: Llmc, native: Native, isas: list[str], tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_the_engine_knows_its_tables(native: Native, isas: list[str]) -> None:
     *tables, chosen = json_lines(succeeded(native("isa")).stdout)
     assert [table["isa"] for table in tables if table["runnable"]] == isas
     assert chosen["event"] == "chosen"
-    assert chosen["isa"] in {isas[-1], "blas"} & set(isas)  # blas: on a Mac, where it is faster
+    assert chosen["isa"] in chosen_for_floats(isas)
     rated = json_lines(succeeded(native("isa", rates=1, dtype="bf16")).stdout)[:-1]
     for table in rated:
         assert ("bf16_flops" in table) == table["runnable"]
@@ -95,6 +98,39 @@ def test_an_unknown_isa_is_named_and_the_rest_is_tried(llmc: Llmc, native: Nativ
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [f"error: 1 of {len(CHECKS)} checks failed (isa): the report says what to do"]
     assert "next:" not in done.stderr
+
+
+def told_by(events: dict[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> Finding:
+    """Return what the check of the instruction set finds where the engine has these events."""
+    monkeypatch.setattr(doctor, "instruction_sets", lambda _, dtype="fp32", **__: events[dtype])
+    return CHECKS["isa"](Exam(Workspace(Path()), binary=Path("llmc-native")))
+
+
+def test_what_bf16_takes_and_an_amx_that_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an Intel CPU where vectors of bf16 are slower than those of floats."""
+    rates = {"avx512": (150e9, 150e9), "avx512bf16": (150e9, 80e9)}
+    tables: list[dict[str, Any]] = [
+        {"event": "table", "isa": isa, "runnable": True, "fp32_flops": fp32, "bf16_flops": bf16}
+        for isa, (fp32, bf16) in rates.items()
+    ]
+    chosen = {"fp32": "avx512bf16", "bf16": "avx512"}
+    events = {dtype: [*tables, {"event": "chosen", "isa": isa}] for dtype, isa in chosen.items()}
+    for has, hidden, state in (
+        (False, False, State.OK),
+        (True, False, State.WARNING),
+        (False, True, State.WARNING),
+    ):
+        monkeypatch.setattr("llmc.engine.machine.has_amx", lambda has=has: has)
+        monkeypatch.setattr("llmc.engine.machine.hidden_amx", lambda hidden=hidden: hidden)
+        finding = told_by(events, monkeypatch)
+        assert "150 GF/s a thread in fp32 and 150 in bf16 by avx512;" in finding.found
+        assert finding.state is state and ("AMX" in finding.found) == (has or hidden)
+        assert ("LLMC_CPU" in finding.advice) == has
+    amx = {**tables[0], "isa": "amx"}
+    monkeypatch.setattr("llmc.engine.machine.has_amx", lambda: True)
+    events = {dtype: [amx, *told] for dtype, told in events.items()}
+    monkeypatch.setattr("llmc.engine.machine.hidden_amx", lambda: False)
+    assert told_by(events, monkeypatch).state is State.OK
 
 
 @pytest.mark.usefixtures("healthy")

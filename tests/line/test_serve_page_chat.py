@@ -70,9 +70,22 @@ def test_a_model_with_a_template_answers(talker: Served, browser: Browser) -> No
         page.get_by_text("The same from a program").click()
         command = page.locator("#curl").inner_text()
         assert "/v1/chat/completions" in command
-        assert len(sent_by(command)["messages"]) == 5
+        assert sent_by(command) == body
         page.get_by_role("button", name="New conversation").click()
         assert bubbles(page) == []
+
+
+@needs_browser
+def test_the_first_command_asks_what_is_typed(talker: Served, browser: Browser) -> None:
+    with opened(browser, talker.url) as page:
+        page.wait_for_selector("#send:enabled")
+        page.get_by_text("The same from a program").click()
+        said = sent_by(page.locator("#curl").inner_text())
+        assert said["messages"] == [{"role": "user", "content": "Hello"}]
+        assert talker.client.post("/v1/chat/completions", json=said).status_code == 200
+        page.get_by_label("Message", exact=True).fill("It's\nso")
+        said = sent_by(page.locator("#curl").inner_text())
+        assert said["messages"] == [{"role": "user", "content": "It's\nso"}]
 
 
 @needs_browser

@@ -100,6 +100,23 @@ def test_printed_commands_work_as_typed(llmc: Llmc) -> None:
     assert all(row["steps"] == [row["settings"]["steps"]] for row in told["rows"])
 
 
+def test_the_printed_command_trains_the_model_that_was_compared(llmc: Llmc) -> None:
+    """On data for which train alone chooses a model by the time."""
+    (llmc.workspace / "data" / "texts" / "prepared.json").write_text('{"model": null}')
+    (model,) = (llmc.workspace / "models").glob("*.bin")
+    args = ("--lr", "1e-3,1e-2", "--batch-size", "2", "--seq-len", "8", "--for", "1s")
+    done = ok(llmc("sweep", *args))
+    train = re.search(r"next: llmc (train .*)", done.stderr)
+    assert train is not None and f"--model models/{model.name} " in train[1]
+    ok(llmc(*shlex.split(train[1]), "--run", "best"))
+    best, trial = (
+        read_run(llmc.workspace / "runs" / name).settings
+        for name in ("best", "sweep-lr0.001-seed1337")
+    )
+    assert best["model"] == trial["model"]
+    assert best["train"]["optimizer"] == trial["train"]["optimizer"]
+
+
 def test_a_time_ends_each_trial_with_its_rate_sunk(llmc: Llmc) -> None:
     told = json.loads(
         ok(

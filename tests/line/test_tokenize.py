@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -346,3 +347,24 @@ def test_a_separator_that_occurs_nowhere_is_said(
     words = ("--documents", separator, "--tokenizer", "byte", "--out", "data/apart")
     said = ok(llmc("tokenize", "one.txt", "two.txt", *words)).stderr
     assert (f"'{separator}' (--documents) occurs nowhere" in said) != occurs
+
+
+def test_the_fitting_tokenizer_follows_the_size_of_the_text_not_of_its_file(
+    here: Context, llmc: Llmc, tmp_path: Path
+) -> None:
+    source = Path(json.__file__).with_name("decoder.py").read_text() * 4
+    large, small = source[:45_000], source[:9_000]
+    (tmp_path / "large.txt").write_text(large)
+    (tmp_path / "large.txt.gz").write_bytes(gzip.compress(large.encode()))
+    padded = [{"text": line, "from": "x" * 200} for line in small.splitlines()]
+    (tmp_path / "small.jsonl").write_text("\n".join(map(json.dumps, padded)))
+    assert (
+        (tmp_path / "large.txt.gz").stat().st_size
+        < 20_000
+        < (tmp_path / "small.jsonl").stat().st_size
+    )
+    sizes = {"large.txt": 512, "large.txt.gz": 512, "small.jsonl": 257}
+    for name, size in sizes.items():
+        out = tmp_path / "made" / name
+        ok(llmc("tokenize", tmp_path / name, "--tokenizer", "auto", "--out", out, "--quiet"))
+        assert load_manifest(out).tokenizer.vocab_size == size, name

@@ -162,3 +162,12 @@ def test_the_nearest_word() -> None:
 def test_a_record_without_a_table_of_settings_is_refused(tmp_path: Path, held: object) -> None:
     with pytest.raises(Usage, match=r"run\.json has no settings"):
         run_settings(tmp_path, {"settings": held})
+
+
+def test_a_broken_copy_of_the_settings_says_that_it_can_be_deleted(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[train\nsteps = 2")
+    with pytest.raises(Usage, match=r"delete it: run\.json has the settings"):
+        run_settings(tmp_path, {"settings": {"train": {"steps": 3}}})
+    (tmp_path / "config.toml").unlink()
+    preset, told = run_settings(tmp_path, {"settings": {"train": {"steps": 3}}})
+    assert preset.train.steps == 3 and told is None

@@ -17,6 +17,8 @@ from llmc.cli.context import Context
 from llmc.cli.options import in_group, time_text, with_lists
 from llmc.config import LENGTH, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted
+from llmc.train.dial import budget_of
+from llmc.train.folder import read_record
 from llmc.train.plan import Inputs
 from llmc.train.plots import MOST_RUNS
 from llmc.train.resume import typed
@@ -72,11 +74,12 @@ def sweep(
     ctx: Context = context.obj
     given = {key: values for key, values in settings.items() if values is not None}
     words = _words(data, val_data, model, config)
+    inputs = Inputs(None, config, data, val_data, model)
     try:
         rows = run_sweep(
             ctx.workspace,
             given,
-            Inputs(None, config, data, val_data, model),
+            inputs,
             name=name,
             seeds=seeds,
             budget=budget,
@@ -97,6 +100,10 @@ def sweep(
         single = {key: values[0] for key, values in given.items()}
         if budget is not None:
             single = {"schedule": "wsd", **single}
+        if budget_of(ctx.workspace, inputs, single) is not None:
+            # Without the trials' model, train would choose another one, and other settings.
+            trained = ctx.workspace.root / read_record(best.runs[0].folder)["model"]
+            words += ["--model", ctx.workspace.shown(trained)]
         ctx.ui.next(
             shlex.join(["llmc", "train", *words, *typed({**single, **best.values})]),
             shlex.join(["llmc", "plot", *runs]),

@@ -8,7 +8,7 @@
 /* The tables' tiles: AVX-512, AVX2, NEON, 128 bits, AMX. */
 static const struct Tiling tilings[] = {
     {8, 48, 1024, 1024, 2}, {6, 16, 1020, 768, 1}, {8, 12, 1024, 512, 2}, {4, 8, 1024, 256, 1}, {32, 32, 0, 0, 32}};
-enum { TILINGS = sizeof tilings / sizeof *tilings };
+enum { TILINGS = sizeof tilings / sizeof *tilings, TILES = TILINGS - 1 };
 static const size_t strip_widths[] = {48, 16, 12, 8, 32}, hands[] = {128, 126, 128, 128, 128};
 
 /* What each thread has got so far: a claim goes to the one that has least. */
@@ -42,7 +42,7 @@ static unsigned char painted[1 << 21];
 
 /* `rows`: those of the batch. */
 static struct ProductClaims claims_of(size_t M, size_t N, size_t K, size_t threads, struct Tiling t, size_t parts, bool rows) {
-  return t.depth > 0 ? product_claims(M, N, K, threads, t, rows) : tiled_claims(M, N, K, threads, parts, false).product;
+  return t.depth > 0 ? product_claims(M, N, K, threads, t, rows) : tiled_claims(M, N, K, threads, parts, false, rows);
 }
 
 /* Claims every block; returns the tiles of the busiest thread, and in `all` those of all. */
@@ -59,7 +59,7 @@ static size_t claim_product(size_t M, size_t N, size_t K, size_t threads, struct
     memset(painted, 0, ceil_div(height, t.rows) * across);
     for (size_t claim = 0; claim < product_claims_of_block(&c); claim++) {
       struct Span rows, columns;
-      product_claimed(&c, t, claim, height, N, &rows, &columns);
+      product_claimed(&c, claim, height, N, &rows, &columns);
       if (rows.begin == rows.end) continue;
       for (size_t i = rows.begin; i < rows.end; i += t.rows) {
         for (size_t j = columns.begin; j < columns.end; j += t.columns) painted[i / t.rows * across + j / t.columns]++;
@@ -76,19 +76,23 @@ static size_t claim_product(size_t M, size_t N, size_t K, size_t threads, struct
   return busiest;
 }
 
-/* Each number of a block of A is packed once. Returns the panels of the busiest thread, in slices. */
+/* Each number of a block of a factor is packed once. Returns the numbers of the busiest thread, in whole panels. */
 static size_t pack_block(size_t lanes, size_t depth, size_t threads, struct Tiling t, bool whole) {
-  const struct PackClaims c = pack_claims(lanes, depth, threads, t, whole);
+  const struct PackClaims c = pack_claims(lanes, depth, threads, t, whole, t.depth == 0);
   const size_t panels = ceil_div(lanes, t.rows);
   size_t busiest = 0;
   memset(painted, 0, panels * depth);
   for (size_t thread = 0; thread < threads; thread++) {
-    const struct Span mine = span_part(c.panels * c.slices, 1, thread, threads);
-    for (size_t i = mine.begin; i < mine.end; i++) {
-      const struct Span slice = pack_slice(&c, i % c.slices, depth);
-      for (size_t k = slice.begin; k < slice.end; k++) painted[i / c.slices * depth + k]++;
+    struct Span share = pack_share(&c, (int)thread, (int)threads), run, numbers;
+    size_t work = 0;
+    while (pack_claimed(&c, &share, &run, &numbers)) {
+      check(numbers.begin % c.grain == 0 && run.end <= panels && numbers.end <= depth, "packing %zu lanes of %zu, %zu threads: "
+            "panels %zu to %zu, numbers %zu to %zu", lanes, depth, threads, run.begin, run.end, numbers.begin, numbers.end);
+      for (size_t panel = run.begin; panel < run.end; panel++) {
+        for (size_t k = numbers.begin; k < numbers.end; k++) painted[panel * depth + k]++, work++;
+      }
     }
-    busiest = size_max(busiest, mine.end - mine.begin);
+    busiest = size_max(busiest, work);
   }
   for (size_t i = 0; i < panels * depth; i++) {
     check(painted[i] == 1, "packing %zu lanes of %zu, %zu threads: number %zu is packed %d times", lanes, depth, threads, i,
@@ -105,7 +109,7 @@ static void check_products(size_t threads) {
       claim_product(sizes[i][0], sizes[i][1], sizes[i][2], threads, tilings[t], 1, false, &all);
       claim_product(sizes[i][0], sizes[i][1], sizes[i][2], threads, tilings[t], 1, true, &all);
       if (tilings[t].depth == 0) claim_product(sizes[i][0], sizes[i][1], sizes[i][2], threads, tilings[t], 3, false, &all);
-      else pack_block(size_min(sizes[i][0], 999), size_min(sizes[i][2], 500), threads, tilings[t], i % 2 == 0);
+      pack_block(size_min(sizes[i][0], 999), size_min(sizes[i][2], 500), threads, tilings[t], i % 2 == 0);
     }
   }
 }
@@ -124,14 +128,45 @@ static void check_gpt2_products(size_t M, size_t threads, const char *of) {
       size_t all, busiest = claim_product(shapes[i][0], shapes[i][1], shapes[i][2], threads, tilings[t], 1, i < 8, &all);
       snprintf(what, sizeof what, "product %zu x %zu x %zu", shapes[i][0], shapes[i][1], shapes[i][2]);
       check_share((double)all, busiest, threads, tilings[t].depth > 0 ? 0.88 : 0.7, what, of);
-      if (tilings[t].depth == 0) continue;
       const size_t lanes = size_min(shapes[i][0], 768), depth = size_min(shapes[i][2], 1024);
       for (int whole = 0; whole < 2; whole++) {
-        const struct PackClaims c = pack_claims(lanes, depth, threads, tilings[t], whole);
+        const size_t panels = ceil_div(lanes, tilings[t].rows);
         snprintf(what, sizeof what, "packing %zu lanes of %zu%s", lanes, depth, whole ? ", summed" : "");
-        if (whole && c.panels < threads) continue;  // no more than 1 / panels
-        check_share((double)(c.panels * c.slices), pack_block(lanes, depth, threads, tilings[t], whole), threads, 0.66, what, of);
+        if (whole && panels < threads) continue;  // no more than 1 / panels
+        const size_t busiest_packs = pack_block(lanes, depth, threads, tilings[t], whole);
+        check_share((double)(panels * depth), busiest_packs, threads, 0.66, what, of);
       }
+    }
+  }
+}
+
+/* Where rows are those of the batch, each of two threads has its own of them in the products of a small model, so that it
+ * finds in its cache what the operation before made of them. On tiles each of more threads has too: they pack no column
+ * twice for it. */
+static void check_rows_of_batch(size_t C, size_t threads) {
+  enum { M = 2048 };
+  const size_t shapes[][2] = {{3 * C, C}, {C, C}, {4 * C, C}, {C, 4 * C}, {C, 3 * C}};
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    for (size_t t = threads > 2 ? TILES : 0; t < TILINGS; t++) {
+      const struct ProductClaims c = claims_of(M, shapes[i][0], shapes[i][1], threads, tilings[t], 1, true);
+      const size_t count = product_claims_of_block(&c), height = size_min(M, c.rows);
+      size_t near = 0;  // results that a thread begins with, in rows of its own
+      for (size_t thread = 0; thread < threads; thread++) {
+        const struct Near begins = product_near(&c, NULL, 0, (int)thread, (int)threads);
+        const struct Span own = span_part(count, 1, (size_t)begins.thread, (size_t)begins.threads);
+        const struct Span its = span_part(height, 1, thread, threads);
+        for (size_t claim = own.begin; begins.threads > 1 && claim < own.end; claim++) {
+          struct Span rows, columns;
+          product_claimed(&c, claim, height, shapes[i][0], &rows, &columns);
+          const size_t begin = size_max(rows.begin, its.begin), end = size_min(rows.end, its.end);
+          near += (end > begin ? end - begin : 0) * (columns.end - columns.begin);
+        }
+      }
+      check((double)near >= 0.85 * (double)(height * shapes[i][0]), "product %d x %zu x %zu, table %zu: of %zu threads each begins "
+            "with its own rows in %.2f of the result", M, shapes[i][0], shapes[i][1], t, threads,
+            (double)near / (double)(height * shapes[i][0]));
+      check(tilings[t].depth > 0 || c.together, "product %d x %zu x %zu, %zu threads: tiles pack columns %zu times", M,
+            shapes[i][0], shapes[i][1], threads, c.pieces);
     }
   }
 }
@@ -270,6 +305,7 @@ int main(void) {
     check_attention(1, 1, threads, 0, NULL), check_attention(3, 37, threads, 0, NULL);
     check_attention(5, 300, threads, 0, NULL), check_attention(12, 1024, threads, 0, NULL);
   }
+  for (size_t threads = 2; threads <= 8; threads *= 2) check_rows_of_batch(96, threads), check_rows_of_batch(128, threads);
   for (size_t threads = 1; threads <= 64; threads *= 2) {
     check_gpt2_products(256, threads, "B=4 T=64"), check_gpt2_products(1024, threads, "B=1 T=1024");
     check_attention(48, 64, threads, 0.7, "B=4 T=64"), check_attention(12, 1024, threads, 0.7, "B=1 T=1024");

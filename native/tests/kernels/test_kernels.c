@@ -63,6 +63,8 @@ static void check_attentions(void) {
   }
   /* More tiles than two, and a strip that begins in the middle of each. */
   check_attention(1, 300, 24, 2, FP32), check_attention(1, 257, 64, 1, BF16);
+  check_attention(1, 70, 128, 1, FP32), check_attention(1, 131, 128, 2, BF16);
+  check_attention(1, 9, 256, 1, FP32), check_attention(2, 34, 256, 1, BF16);
   check_attention(1, 33, 1, 3, FP32);
   check_attention(2, 70, 13, 1, FP32), check_attention(2, 70, 13, 1, BF16);
   for (size_t t = 0; t < TIMES; t++) {

@@ -27,7 +27,7 @@ MENTIONED_AFTER = (
     "'llmc sample' without",
     "what 'llmc tokenize' reads",
 )
-VALUES = {"I/N": "1/2", "N": "2", "F": "0.1", "MODEL": "gpt2", "…": "x"}
+VALUES = {"I/N": "1/2", "N": "2", "F": "0.1", "MODEL": "gpt2", "TIME": "10m", "…": "x"}
 
 WALKED = "run by tests/line/test_next_commands.py"
 NETWORK = "not run: it downloads"
@@ -59,6 +59,7 @@ COMMANDS_IN_MESSAGES = {
     "llmc tokenize … --shard I/{}": "run by tests/unit/tokens/test_merge.py",
     "llmc train": WALKED,
     "llmc train --data FILE": "run by tests/line/test_foreign_tokenizers.py",
+    "llmc train --for TIME": "run by tests/line/test_dial.py",
     "llmc train --resume": "run by tests/line/test_resume.py; here after a silence",
     "llmc train --run {}": WALKED,
 }

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from llmc.engine import build as builder
 from llmc.engine.build import (
@@ -200,6 +203,27 @@ def test_builds_at_once_do_not_collide(native: Path) -> None:
     binary = Path(paths.pop().strip())
     assert said(binary) == "7\n"
     assert [path.name for path in binary.parent.iterdir()] == ["llmc-native"]
+
+
+def test_who_waits_for_another_build_says_so(native: Path) -> None:
+    notes: list[str] = []
+
+    class Notes(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    binary = build_native(native=native).path
+    binary.unlink()
+    given: dict[str, Any] = {"native": native, "report": Notes()}
+    waiting = threading.Thread(target=build_native, kwargs=given)
+    with FileLock(binary.parent.with_name(f"{binary.parent.name}.lock")):
+        waiting.start()
+        deadline = time.monotonic() + 30
+        while not notes and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert notes == ["another llmc is building the engine: waiting for it …"]
+    waiting.join(60)
+    assert binary.is_file()
 
 
 def test_test_programs_are_linked_with_the_engine(native: Path, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_amx_that_a_virtual_machine_hides(
     )
     monkeypatch.setattr(machine, "_text", lambda _: "\n".join(lines))
     assert machine.hidden_amx() is hidden
+    assert machine.has_amx() is ("amx_tile" in flags)
 
 
 @pytest.mark.parametrize(

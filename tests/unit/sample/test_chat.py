@@ -55,7 +55,10 @@ def test_a_message_that_leaves_no_room_for_an_answer_is_refused(talker: ChatMode
     engine: Any = SimpleNamespace(ready=SimpleNamespace(positions=64))
     chat = Chat(model, engine, SampleConfig())
     chat.say("x" * 48)
-    with pytest.raises(Usage, match="room for 48 besides the answer: shorten"):
+    with pytest.raises(Usage, match=r"the message has .* room for 48 besides .*: shorten it"):
+        chat.answer()
+    chat.set_system("x" * 48)
+    with pytest.raises(Usage, match=r"the message and the system's have .*: shorten them"):
         chat.answer()
 
 

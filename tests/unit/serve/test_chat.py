@@ -180,7 +180,10 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
     [
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": "hi"}, "messages", "list"),
-        ({"messages": [{"role": "user"}]}, "messages", "required"),
+        ({"messages": ["hi"]}, "messages", "'messages[0]': "),
+        ({"messages": [{"role": "user"}]}, "messages", "'messages[0].content': field required"),
+        ({"messages": [*HELLO, {"content": "x"}]}, "messages", "'messages[1].role': field requ"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "'messages[0].role': "),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "assistant"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages", "text"),
         ({"messages": [part("image_url")]}, "messages", "image_url"),
@@ -210,6 +213,15 @@ def test_what_it_cannot_do_is_refused(
     refused = error(answer, 400)
     assert refused["param"] == param
     assert fact in refused["message"]
+
+
+def test_metrics_count_chat_completions(folder: Path) -> None:
+    with fake_server(folder, "--chat", "chatml") as server:
+        ask(server)
+        ask(server, [])
+        count, route = "llmc_http_requests_total", "/v1/chat/completions"
+        assert server.metric(count, route=route, status="200") == 1
+        assert server.metric(count, route=route, status="400") == 1
 
 
 def test_what_asks_for_nothing_is_fine(chatml: Served) -> None:

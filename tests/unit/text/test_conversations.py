@@ -29,6 +29,9 @@ RECORDS: list[dict[str, Any]] = [
     },
     {"instruction": "Hi", "input": "", "output": "Hello", "score": 3},
     {"question": "Hi", "answer": "Hello"},
+    {"question": "Hi", "response": "Hello"},
+    {"instruction": "Hi", "context": "", "response": "Hello", "category": "open_qa"},
+    {"instruction": "Hi", "input": None, "output": "Hello", "history": [], "system": ""},
     {
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
@@ -65,6 +68,38 @@ def test_more_of_the_forms() -> None:
     assert [message.counts for message in found] == [False, False, True]
 
 
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_the_system_may_stand_in_a_field_beside_either_form(name: str) -> None:
+    for record in RECORDS[:3]:
+        said = unpacked(document_of(record | {name: "Be kind\r\n"}, ()))
+        assert said == (Message("system", "Be kind\n", counts=False), *HI)
+        assert name in fields_of_conversation([*record, name])
+    own = [{"role": "system", "content": "Be rude"}, *RECORDS[0]["messages"]]
+    found = unpacked(document_of({"messages": own, name: "Be kind"}, ()))
+    assert [message.content for message in found] == ["Be rude", "Hi", "Hello"]
+
+
+def test_what_a_question_is_about_belongs_to_it() -> None:
+    for name in ("input", "context"):
+        about = {"question": "When?", name: "In 2000.", "answer": "2000"}
+        assert unpacked(document_of(about, ()))[0].content == "When?\n\nIn 2000."
+    asked = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    record: dict[str, Any] = {"prompt": asked, "context": "d", "completion": "e"}
+    assert [each.content for each in unpacked(document_of(record, ()))] == ["a", "b", "c\n\nd", "e"]
+
+
+def test_the_history_comes_before_its_pair() -> None:
+    record = {"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]}
+    for each in (record, record | {"history": '[["a", "b"]]'}):
+        found = unpacked(document_of(each, ()))
+        assert [message.content for message in found] == ["s", "a", "b", "c", "d"]
+        assert [message.counts for message in found] == [False, False, True, False, True]
+
+
 def test_messages_may_be_json_in_a_text() -> None:
     written = {"messages": json.dumps(RECORDS[0]["messages"])}
     assert unpacked(document_of(written, ())) == HI
@@ -97,6 +132,24 @@ def test_a_conversation_with_empty_answers_is_no_text() -> None:
     assert is_packed(document_of({"prompt": "", "completion": "Hello"}, ()))
 
 
+def test_a_text_that_renders_the_conversation_beside_it_is_not_read() -> None:
+    """As in the Alpaca data of the hub, whose column ``text`` has the words of a template."""
+    for record in RECORDS:
+        rendered = record | {"text": "### Instruction:\r\nHi\r\n\r\n### Response:\r\nHello"}
+        assert unpacked(document_of(rendered, ())) == HI
+        assert document_of(rendered, ("text",)) == rendered["text"]
+    about = {"instruction": "Sum", "input": "1\n\n2", "output": "3", "text": "Sum\n1\n2\n= 3"}
+    assert is_packed(document_of(about, ()))
+
+
+def test_any_other_text_beside_a_conversation_is_read() -> None:
+    passage = {"question": "When?", "answer": "2000", "text": "It began in 2000."}
+    assert document_of(passage, ()) == "It began in 2000."
+    others: list[Any] = [{"messages": 12}, {"messages": []}, {"question": "Hi", "answer": None}]
+    for odd in others:
+        assert document_of({"text": "Hi"} | odd, ()) == "Hi"
+
+
 def test_text_stays_text() -> None:
     talk = RECORDS[0]
     assert document_of("User: Hi", ()) == "User: Hi"
@@ -121,6 +174,14 @@ def test_text_stays_text() -> None:
         ({"messages": [{"role": "user", "content": "x"}]}, "no answer"),
         ({"prompt": 3, "completion": "x"}, "'prompt' is not text"),
         ({"instruction": "x", "input": 3, "output": "y"}, "'input' is not text"),
+        ({"question": "x", "context": ["z"], "answer": "y"}, "'context' is not text"),
+        ({"prompt": "x", "completion": "y", "history": "z"}, "'history' is no list"),
+        ({"prompt": "x", "completion": "y", "history": ["z"]}, r"history\[0\] should be"),
+        ({"prompt": "x", "completion": "y", "history": [["z", 1]]}, r"'history\[0\]' is not text"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "a"}]}]},
+            r"messages\[0\] calls a tool",
+        ),
         ({"prompt": "x", "completion": "y", "system": 1}, "'system' is not text"),
     ],
 )

@@ -68,13 +68,13 @@ def test_a_column_without_text_leaves_conversations(kind: str) -> None:
     assert all(map(is_packed, found))
 
 
-def test_a_row_with_a_text_is_text_and_one_without_both_is_nothing() -> None:
-    talks = [conversation("a"), conversation("b"), None]
-    file = parquet({"text": ["t", "", None], "messages": talks})
-    assert list(map(plain_text, column_documents(file, "parquet", [], "x.parquet"))) == [
-        "t",
-        "Hi\nb",
-    ]
+def test_a_row_is_a_conversation_or_text_and_one_without_both_is_nothing() -> None:
+    talks = [*map(conversation, "abc"), None]
+    columns = {"text": ["t", "", "Hi: c", None], "messages": talks, "system": [*"stu", None]}
+    found = list(column_documents(parquet(columns), "parquet", [], "x.parquet"))
+    assert [plain_text(each) for each in found] == ["t", "t\nHi\nb", "u\nHi\nc"]
+    found = list(column_documents(parquet(columns), "parquet", ["text"], "x.parquet"))
+    assert found == ["t", "Hi: c"]
     broken: dict[str, Any] = {"text": ["t", "u"], "question": ["q", "q"], "answer": [1, 2]}
     assert list(column_documents(parquet(broken), "parquet", [], "x.parquet")) == ["t", "u"]
 

@@ -105,6 +105,8 @@ def put(**values: object) -> Callable[[dict[str, Any]], None]:
         pytest.param(put(surprise=1), id="an unknown field"),
         pytest.param(put(train=None), id="no split"),
         pytest.param(put(source=["x"]), id="a source that is not a table"),
+        pytest.param(put(source__path=None), id="a source whose path is no text"),
+        pytest.param(put(source__name=[1]), id="a source whose name is no text"),
         pytest.param(put(train__tokens="many"), id="tokens in words"),
         pytest.param(put(train__tokens=True), id="tokens as a truth"),
         pytest.param(put(text_bytes=-1), id="a negative size"),
