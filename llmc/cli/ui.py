@@ -53,10 +53,15 @@ class Ui:
 
         return Console(stderr=True, highlight=False, soft_wrap=True)
 
+    def print_above(self, picture: Console) -> None:
+        """Print messages above the live picture of a console; it would draw itself over them."""
+        if self.console.is_terminal:
+            self.console = picture
+
     def _say(self, message: str | Text) -> None:
         # If stderr is full or gone, nobody can be told.
         with suppress(OSError):
-            self.console.print(message, markup=False, emoji=False)
+            self.console.print(message, markup=False, emoji=False, soft_wrap=True)
 
     def note(self, message: str) -> None:
         """Print a line on stderr: what was chosen or done."""

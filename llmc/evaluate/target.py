@@ -11,9 +11,10 @@ from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import FoundCheckpoint, find_checkpoint, read_record, run_data
+from llmc.train.match import check_match
 from llmc.train.mixture import Portion
 from llmc.train.record import DONE_ON, changed_texts
-from llmc.train.start import Data, check_match, find_data
+from llmc.train.start import Data, find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 DEFAULT_SPLIT = "val"

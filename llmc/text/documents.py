@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain
@@ -133,6 +133,7 @@ def cut(
     *,
     is_last: bool = True,
     decoder: Decoder | None = None,
+    on_separator: Callable[[], object] = lambda: None,
 ) -> Iterator[str]:
     """Yield the documents of a text, empty ones too.
 
@@ -140,6 +141,7 @@ def cut(
 
     ``chunks`` are the text in UTF-8, split anywhere. With ``is_last`` the text goes to the end of
     its file. ``decoder`` decodes the chunks; by default it keeps the ends of lines.
+    ``on_separator`` is called where there is a separator.
 
     Raises:
         NotText: it is not UTF-8.
@@ -161,6 +163,7 @@ def cut(
         text = decoder.text(chunk, final=not chunk)
         junction = tail + text
         if boundary.is_in(junction):
+            on_separator()
             *whole_ones, text = boundary.split("".join((*held, text)))
             yield from whole_ones
             held, size, junction = [], 0, text

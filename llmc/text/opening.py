@@ -77,6 +77,12 @@ class Source:
         """Whether CR LF or CR became LF in what was read so far."""
         return any(seen.line_ends for seen in self.seen)
 
+    @property
+    def lacks_separator(self) -> bool:
+        """Whether what separates documents was looked for in what was read so far, in vain."""
+        is_split = any(seen.is_split for seen in self.seen)
+        return is_split and not any(seen.separator for seen in self.seen)
+
 
 def _bytes_of(parts: Sequence[Part]) -> int | None:
     sizes = [part.bytes for part in parts]

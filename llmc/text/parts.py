@@ -204,7 +204,7 @@ def _may_be_left_out(error: BadData, kind: Kind, reading: Reading) -> bool:
     Records without the field that is wanted end the work: they are text. A table without a column
     of text, where none was named, need not be.
     """
-    is_table = kind.format in ("csv", "tsv") and not reading.fields
+    is_table = kind.format in {"csv", "tsv"} | COLUMNAR and not reading.fields
     return is_table or not isinstance(error, NoField)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from llmc.text.archives import Member, tar_members, zip_members
 from llmc.text.documents import cut
@@ -34,6 +34,12 @@ class Seen:
     """What was seen while documents were read, in this process."""
 
     line_ends: bool = False  # CR LF or CR became LF
+    is_split: bool = False  # a text was split at a separator, wherever that is
+    separator: bool = False  # the separator occurred
+
+    def see_separator(self) -> None:
+        """Take down that the separator occurred."""
+        self.separator = True
 
 
 @dataclass(frozen=True)
@@ -181,11 +187,17 @@ def _text(piece: Piece, chunks: Iterable[bytes]) -> Iterator[str]:
     assert boundary is not None  # settled
     is_last = piece.stretch.end == piece.whole.end
     decoder = piece.decoder
-    for text in cut(chunks, boundary, piece.stretch.name, is_last=is_last, decoder=decoder):
+    name, seen = piece.stretch.name, piece.seen
+    if boundary.literal is not None:
+        seen.is_split = True
+        if piece.stretch != piece.whole:
+            seen.see_separator()  # a file is cut there into its stretches
+    options: dict[str, Any] = {"is_last": is_last, "decoder": decoder}
+    for text in cut(chunks, boundary, name, **options, on_separator=seen.see_separator):
         document = text.strip() if boundary.trims else text
         if document or boundary.stays:
             yield document
-    piece.seen.line_ends |= decoder.changed
+    seen.line_ends |= decoder.changed
 
 
 def plain_chunks(piece: Piece, stream: BinaryIO) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,9 @@ from llmc.tokens.vocabulary import ranks_of, single_bytes
 
 # The library takes about 40 bytes for each byte of a piece, and some pieces at a time.
 PIECE_CHARACTERS = 1 << 16
-LONGEST_WORD = 1 << 18  # a longer run without a space is cut
+# A longer run of letters, digits or other characters, such as DNA, is cut: the library's time grows
+# with the square of its length.
+LONGEST_WORD = 1 << 12
 SMALL = 1 << 20  # so many characters take less time than starting a process
 
 # The bytes of text from which on a vocabulary of so many tokens is the best.
@@ -55,6 +58,7 @@ def train_bpe(
     texts: Iterable[str | tuple[bool, str]],
     vocab_size: int,
     *,
+    or_fewer: bool = False,
     total: int | None = None,
     report: Report = SILENT,
 ) -> Tokenizer:
@@ -64,10 +68,11 @@ def train_bpe(
     ``<|endoftext|>``.
 
     ``texts`` are documents, or their pieces, each with whether it begins a document; ``total`` is
-    their size in bytes, for progress.
+    their size in bytes, for progress. With ``or_fewer``, a text that is too uniform for so many
+    tokens gives as many as it yields.
 
     Raises:
-        BadData: the text is too small or too uniform for so many tokens.
+        BadData: the text is too small or too uniform for so many tokens, without ``or_fewer``.
     """
     stream = _words(texts)
     first: list[str] = []
@@ -80,7 +85,7 @@ def train_bpe(
     else:
         learnt = _learn_in_child(chain(first, stream), vocab_size - 1, total, report)
     tokens = single_bytes() + [token for token in map(unspelled, learnt) if len(token) > 1]
-    if len(tokens) < vocab_size - 1:
+    if len(tokens) < vocab_size - 1 and not or_fewer:
         raise BadData(
             f"the text yields a vocabulary of {len(tokens) + 1}, not {vocab_size}: "
             f"choose a smaller one (--tokenizer bpe:{max(258, len(tokens) + 1)}, or byte), "
@@ -92,8 +97,21 @@ def train_bpe(
 def _words(texts: Iterable[str | tuple[bool, str]]) -> Iterator[str]:
     """Yield the text in pieces between which the split pattern cuts it anyway."""
     for _, piece in pieces(texts, CUT_ANYWHERE, PIECE_CHARACTERS):
-        for at in range(0, len(piece), LONGEST_WORD):
-            yield well_formed(piece[at : at + LONGEST_WORD])
+        for part in _cut_words(piece):
+            yield well_formed(part)
+
+
+def _cut_words(piece: str) -> Iterator[str]:
+    """Yield a text in parts without a run of more than ``LONGEST_WORD`` characters of one kind."""
+    start = 0
+    if max(map(len, piece.split()), default=0) > LONGEST_WORD:  # else there is nothing to look for
+        kinds = (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)")
+        runs = "|".join(rf"(?<!{kind}){kind}{{{LONGEST_WORD + 1},}}" for kind in kinds)
+        for run in re.finditer(runs, piece):
+            for at in range(run.start() + LONGEST_WORD, run.end(), LONGEST_WORD):
+                yield piece[start:at]
+                start = at
+    yield piece[start:]
 
 
 def _learn_in_child(

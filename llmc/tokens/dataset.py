@@ -13,6 +13,7 @@ from llmc.engine.machine import available_cpus
 from llmc.errors import Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.text.documents import LINE
 from llmc.text.examine import lines_of
 from llmc.text.source import Source, open_source
 from llmc.tokens import shards
@@ -110,7 +111,8 @@ def find_tokenized(
     folder = options.out or workspace.data / source.name
     template = template_for(source, options)
     spec = _spec(options, source, template)
-    made = intact_dataset(folder, Ingredients(source.records, spec, template, source.older))
+    wanted = Ingredients(source.records, spec, template, options.takes_fewer, source.older)
+    made = intact_dataset(folder, wanted)
     return made if (options.val_tokens, options.val_fraction) == (None, None) else None
 
 
@@ -139,12 +141,12 @@ def _tokenize_text(
     template = template_for(source, options)
     spec = _spec(options, source, template)
     _note_tokenizer(options, spec, template, report)
-    vocab_size = bpe_vocab_size(spec)
+    vocab_size, or_fewer = bpe_vocab_size(spec), options.takes_fewer
     has_own_val, first = source.val_parts is not None, is_registered(source.records)
     folder = options.out or workspace.data / source.name
     record = None
     if part is None:
-        wanted = Ingredients(source.records, spec, template, source.older)
+        wanted = Ingredients(source.records, spec, template, or_fewer, source.older)
         check_replaced(folder, wanted, force=options.force)
         cut = cut_of(
             options, source.name, report, source.val_tokens, has_own_val=has_own_val, first=first
@@ -161,13 +163,14 @@ def _tokenize_text(
     tokenizer = (
         load_tokenizer(spec)
         if vocab_size is None
-        else _trained(source, vocab_size, template, report)
+        else _trained(source, vocab_size, template, report, or_fewer=or_fewer)
     )
+    asked = vocab_size if vocab_size not in (None, tokenizer.vocab_size) else None
     encode, cuts = _encoding(source, tokenizer, template, options, report)
     feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, encode, cuts)}
     if source.val_parts is not None:
         feeds["val"] = partial(text_tasks, source.val_parts, encode, cuts)
-    made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
+    made = Manifest.unwritten(folder, source.name, tokenizer, source.records, asked)
     left_out = tuple(file.record() for file in source.left_out)
     made = replace(made, special=options.special, part=record, left_out=left_out)
     masked, size = template is not None, source.total_bytes
@@ -176,20 +179,33 @@ def _tokenize_text(
     )
     if isinstance(encode, HeldEncoder) and (lost := encode.lost_bytes):
         report.note(f"{lost:,} bytes of the text have no token in this tokenizer: left out")
+    separator = options.reading.documents
+    is_all = part is None and not done.resumed_tokens  # all of the text was read now
+    if separator not in (None, LINE.name) and source.lacks_separator and is_all:
+        report.note(f"'{separator}' (--documents) occurs nowhere: every file is one document")
     if source.line_ends_changed:
         report.note("line ends CR LF and CR became LF (--newlines keep keeps them)")
     return done
 
 
 def _trained(
-    source: Source, vocab_size: int, template: Template | None, report: Report
+    source: Source,
+    vocab_size: int,
+    template: Template | None,
+    report: Report,
+    *,
+    or_fewer: bool,
 ) -> Tokenizer:
     """Train a BPE on a text, with the tokens of a template among its ``vocab_size``."""
     report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
     added = len(template.tokens) if template is not None else 0
     texts = learnt_texts(source.parts, template)
-    made = train_bpe(texts, vocab_size - added, total=source.train_bytes, report=report)
-    return made if template is None else for_chat(made, template)
+    size, total = vocab_size - added, source.train_bytes
+    made = train_bpe(texts, size, or_fewer=or_fewer, total=total, report=report)
+    whole = made if template is None else for_chat(made, template)
+    if whole.vocab_size < vocab_size:
+        report.note(f"the text repeats itself: it yields {whole.vocab_size:,} tokens")
+    return whole
 
 
 def _encoding(

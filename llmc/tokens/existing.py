@@ -20,6 +20,7 @@ class Ingredients:
     source: Sequence[dict[str, Any]]  # the records of the text
     tokenizer: str | Tokenizer  # a tokenizer, or what names one
     template: Template | None = None  # the chat template; None: the text holds no conversations
+    or_fewer: bool = False  # a text may yield fewer than the N tokens of bpe:N
     # A hash in the records -> what older versions recorded.
     older: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,7 +67,8 @@ def _difference(made: Manifest, wanted: Ingredients) -> str | None:
     vocab_size, template = bpe_vocab_size(wanted.tokenizer), wanted.template
     there = made.tokenizer
     if vocab_size is not None:
-        same = (there.name, there.vocab_size) == ("bpe", vocab_size)
+        size = (there.asked if wanted.or_fewer else None) or there.vocab_size
+        same = (there.name, size) == ("bpe", vocab_size)
     else:
         loaded = load_tokenizer(wanted.tokenizer)
         same = there.fingerprint == loaded.fingerprint

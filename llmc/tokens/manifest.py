@@ -64,6 +64,7 @@ class TokenizerRecord:
     eot: int
     file: str | None
     template: str | None = None  # the name of its chat template; None: the text has none
+    asked: int | None = None  # the vocabulary that fits the text's size, where it yields a smaller
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,18 @@ class Manifest:
 
     @classmethod
     def unwritten(
-        cls, folder: Path, dataset: str, tokenizer: Tokenizer, source: tuple[dict[str, Any], ...]
+        cls,
+        folder: Path,
+        dataset: str,
+        tokenizer: Tokenizer,
+        source: tuple[dict[str, Any], ...],
+        asked: int | None = None,
     ) -> Manifest:
         """Return the manifest of a dataset whose token files are still to be written."""
         made, file = tokenizer, file_of(tokenizer)
         template = made.template.name if made.template is not None else None
         record = TokenizerRecord(
-            made.name, made.fingerprint, made.vocab_size, made.eot, file, template
+            made.name, made.fingerprint, made.vocab_size, made.eot, file, template, asked
         )
         return cls(folder, dataset, record, Split(()), Split(()), source, text_bytes=0)
 
@@ -170,8 +176,9 @@ class Manifest:
         """Return what the file holds."""
         fields = {"format": FORMAT, **asdict(self)}
         del fields["folder"]
-        if self.tokenizer.template is None:
-            del fields["tokenizer"]["template"]
+        for name in ("template", "asked"):
+            if fields["tokenizer"][name] is None:
+                del fields["tokenizer"][name]
         for split in SPLITS:
             fields[split] = fields[split]["shards"]
             for shard in fields[split]:

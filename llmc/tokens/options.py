@@ -25,6 +25,7 @@ class TokenizeOptions:
 
     # gpt2, byte, bpe:N (to train), auto (which of these fits the text), or what names one.
     tokenizer: str | Tokenizer | None = None
+    or_fewer: bool = False  # of bpe:N, where the text yields fewer; auto always takes them
     val_tokens: int | None = None  # validate on about N tokens; 0: on none
     val_fraction: float | None = None  # validate on about this fraction of the tokens
     out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
@@ -40,6 +41,11 @@ class TokenizeOptions:
     val_data: str | None = None  # the inputs are token files, and this file or pattern validates
     part: tuple[int, int] | None = None  # (I, N): tokenize the I-th of N parts, into its own folder
     merge: bool = False  # the inputs are the folders of such parts: merge them
+
+    @property
+    def takes_fewer(self) -> bool:
+        """Whether a vocabulary may be smaller than N, because nobody named N."""
+        return self.or_fewer or self.tokenizer == AUTO
 
 
 AS_DEFAULT = TokenizeOptions()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,60 +178,98 @@ def draw(files: Sequence[TokenFile], eot: int, target: int, seed: int = SEED) ->
 def _draw_from(
     joined: Joined, stretch: tuple[int, int], eot: int, target: int, seed: int
 ) -> Sample:
+    """Draw from a part of the stream; of its documents only those that may be chosen are held."""
     import numpy as np
 
     low, high = stretch
     if not target or high - low <= target + MIN_TOKENS - 1:
         return Sample(np.empty((0, 2), np.int64), 0)
-    bounds = document_bounds(joined, stretch, eot)
-    lengths = bounds[:, 1] - bounds[:, 0]
-    is_long = (2 * lengths > 3 * target) | (len(bounds) == 1)
-    turns = joined.turns(low, high)
-    is_talk = np.diff(np.searchsorted(turns, bounds)).ravel() > 0
-    long = np.flatnonzero(is_long & ~is_talk)
+    best = _Lowest(target)
+    long: list[Bounds] = []
+    long_talk, leaves_one = 0, True
+    chunks = document_bounds(joined, stretch, eot)
+    begun = [*islice(chunks, 2)]
+    is_only = len(begun) == 1
+    for bounds in chain(begun, chunks):
+        lengths = bounds[:, 1] - bounds[:, 0]
+        is_long = (2 * lengths > 3 * target) | is_only
+        turns = joined.turns(int(bounds[0, 0]), int(bounds[-1, 1]))
+        is_talk = np.diff(np.searchsorted(turns, bounds)).ravel() > 0
+        long.append(bounds[is_long & ~is_talk])
+        long_talk += int(lengths[is_long & is_talk].sum())
+        leaves_one &= not is_long.any()
+        is_whole = ~is_long
+        # A document that goes on outside of the stretch is not whole here.
+        is_first = bounds[0, 0] == low != 0
+        is_whole[0] &= not is_first or len(joined.documents(eot, low, low + 1)) > 0
+        is_whole[-1] &= bounds[-1, 1] < high or high == joined.starts[-1]
+        best.add(bounds[is_whole], _hashes(joined, bounds[is_whole], seed))
     share = target / (high - low)
-    is_whole = ~is_long
-    # A document that goes on outside of the stretch is not whole here.
-    is_whole[0] &= low == 0 or len(joined.documents(eot, low, low + 1)) > 0
-    is_whole[-1] &= high == joined.starts[-1]
-    whole = np.flatnonzero(is_whole)
     runs: list[tuple[int, int]] = []
     taken = 0
-    ends = np.cumsum(lengths[long]) * share + 0.5
-    for at, end in zip(long, ends.astype(np.int64), strict=True):
-        runs += _runs(bounds[at], int(end) - taken, seed)
+    cut = np.concatenate(long)
+    ends = np.cumsum(cut[:, 1] - cut[:, 0]) * share + 0.5
+    for at, end in zip(cut, ends.astype(np.int64), strict=True):
+        runs += _runs(at, int(end) - taken, seed)
         taken = int(end)
-    unsampled = round(float(lengths[is_long & is_talk].sum() * share))
-    hashes = _hashes(joined, bounds[whole], seed)
-    left = target - taken - unsampled
-    nearest = _nearest_sum(hashes, lengths[whole], left, leaves_one=not is_long.any())
-    chosen = whole[nearest]
-    found = np.concatenate([bounds[chosen], np.array(runs, np.int64).reshape(-1, 2)])
+    left = target - taken - round(float(long_talk * share))
+    chosen = best.adding_up_to(left, leaves_one=leaves_one)
+    found = np.concatenate([chosen, np.array(runs, np.int64).reshape(-1, 2)])
     return Sample(found[np.argsort(found[:, 0])], len(chosen))
 
 
-def document_bounds(joined: Joined, stretch: tuple[int, int], eot: int) -> Bounds:
-    """Return where the documents of a stretch begin and end: each at the next ``eot``."""
+def document_bounds(joined: Joined, stretch: tuple[int, int], eot: int) -> Iterator[Bounds]:
+    """Yield where the documents of a stretch begin and end, some at a time: each at the next eot.
+
+    The last one comes alone.
+    """
     import numpy as np
 
-    low, high = stretch
-    starts = joined.documents(eot, low, high)
-    if not len(starts) or starts[0] > low:
-        starts = np.concatenate([[low], starts])
-    return np.stack([starts, np.append(starts[1:], high)], axis=1)
+    begin, high = stretch
+    for at in range(begin, high, SLICE):
+        starts = joined.documents(eot, at, min(at + SLICE, high))
+        edges = np.append(begin, starts[starts > begin])
+        if len(edges) > 1:
+            yield np.stack([edges[:-1], edges[1:]], axis=1)
+        begin = int(edges[-1])
+    yield np.array([[begin, high]])
 
 
-def _nearest_sum(
-    hashes: NDArray[Any], lengths: NDArray[Any], target: int, *, leaves_one: bool
-) -> NDArray[Any]:
-    """Return the documents with the lowest hashes whose lengths add up to nearest to ``target``."""
-    import numpy as np
+class _Lowest:
+    """Of documents that come one after the other, those with the lowest hashes.
 
-    order = np.argsort(hashes, kind="stable")
-    if leaves_one:
-        order = order[:-1]
-    sums = np.concatenate([[0], np.cumsum(lengths[order])])
-    return order[: int(np.argmin(np.abs(sums - target)))]
+    As many are held as have ``most`` tokens or just more.
+    """
+
+    def __init__(self, most: int) -> None:
+        import numpy as np
+
+        self._most = most
+        self._bounds: Bounds = np.empty((0, 2), np.int64)  # by hash, then by place
+        self._hashes = np.empty(0, np.uint64)
+        self._count = 0  # of all that came
+
+    def add(self, bounds: Bounds, hashes: NDArray[np.uint64]) -> None:
+        """Take the next documents."""
+        import numpy as np
+
+        self._count += len(bounds)
+        bounds = np.concatenate([self._bounds, bounds])
+        hashes = np.concatenate([self._hashes, hashes])
+        order = np.argsort(hashes, kind="stable")
+        sums = np.cumsum((bounds[:, 1] - bounds[:, 0])[order])
+        order = order[: int(np.searchsorted(sums, self._most)) + 1]
+        self._bounds, self._hashes = bounds[order], hashes[order]
+
+    def adding_up_to(self, target: int, *, leaves_one: bool) -> Bounds:
+        """Return those with the lowest hashes whose lengths add up to nearest to ``target``."""
+        import numpy as np
+
+        held = self._bounds
+        if leaves_one and len(held) == self._count:
+            held = held[:-1]
+        sums = np.append(0, np.cumsum(held[:, 1] - held[:, 0]))
+        return held[: int(np.argmin(np.abs(sums - target)))]
 
 
 def _runs(bounds: NDArray[Any], tokens: int, seed: int) -> list[tuple[int, int]]:

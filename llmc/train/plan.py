@@ -29,11 +29,12 @@ from llmc.train import recipe
 from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step, saved_weights
+from llmc.train.match import check_match, find_model
 from llmc.train.metrics import Progress
 from llmc.train.mixture import Spec
 from llmc.train.record import Record, Setup, Texts
 from llmc.train.resume import Changes
-from llmc.train.start import Data, check_match, find_data, find_model
+from llmc.train.start import Data, find_data
 from llmc.units import megabytes, seconds_of
 from llmc.weights.checkpoint import checkpoint_bytes, read_header
 from llmc.weights.state import training_state_bytes
@@ -302,20 +303,19 @@ def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: Mod
     other = [name for name in names if getattr(wanted, name) != getattr(shape, name)]
     if not other:
         return
-    words = ", ".join(
-        f"{name} {getattr(wanted, name)}, not {getattr(shape, name)}" for name in other
-    )
+    pairs = [f"{name} {getattr(wanted, name)}, not {getattr(shape, name)}" for name in other]
     error = Usage(
         f"--config {inputs.config} describes another model than {workspace.shown(plan.model)} "
-        f"({words}): make weights of its shape, or choose another preset"
+        f"({', '.join(pairs)}): make weights of its shape, or choose another preset"
     )
     config = str(inputs.config)
     out = workspace.shown(workspace.models / f"{plan.preset.name}-{plan.data.name}.bin")
-    vocabulary = ["--vocab-size", str(shape.vocab_size)]
+    sizes = [made.tokenizer.vocab_size for made in plan.data.manifests]
+    words = ["--vocab-size", str(max(sizes, default=shape.vocab_size)), "--out", out]
     specs = (inputs.data,) if isinstance(inputs.data, Spec) else inputs.data or ()
     data = [word for spec in specs for word in ("--data", str(spec))]
     error.commands = (
-        shlex.join(["llmc", "export-weights", f"random:{config}", *vocabulary, "--out", out]),
+        shlex.join(["llmc", "export-weights", f"random:{config}", *words]),
         shlex.join(["llmc", "train", "--config", config, *data, "--model", out]),
     )
     raise error
@@ -338,7 +338,8 @@ def _start_new(
         settings = replace(settings, shares=count)  # an update has a batch of each
     preset = replace(preset, train=settings)
     data = find_data(workspace, *_named(workspace, inputs, preset))
-    model = find_model(workspace, inputs.model, data)
+    named = inputs.config if preset.named_shape and isinstance(inputs.config, str) else None
+    model = find_model(workspace, inputs.model, data, named)
     return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)
 
 

@@ -25,8 +25,9 @@ from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.tokens.template import template_named
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld
+from llmc.train.match import check_match
 from llmc.train.mixture import Portion
-from llmc.train.start import Data, check_match
+from llmc.train.start import Data
 from llmc.weights.checkpoint import (
     CheckpointHeader,
     CheckpointModel,
@@ -122,7 +123,7 @@ def prepare(
         _note_default(model, report)
     if model in PUBLISHED and chosen != GPT2:
         raise _other_tokens(model, str(chosen), ", or --tokenizer gpt2")
-    options = replace(options, tokenizer=chosen)
+    options = replace(options, tokenizer=chosen, or_fewer=options.tokenizer is None)
     manifest = _dataset(workspace, inputs, options, source, report)
     return _with_model(workspace, manifest, model, report)
 

@@ -97,6 +97,32 @@ def test_a_dataset_leads_to_weights_that_fit_it(llmc: Llmc) -> None:
     ok(llmc("train", "--steps", "1", "--data", "data/texts"))
 
 
+@pytest.mark.parametrize("others", [[], ["models/tiny-texts.bin"]])
+def test_a_dataset_without_weights_leads_to_some(
+    llmc: Llmc, tmp_path: Path, others: list[str]
+) -> None:
+    """Weights of another tokenizer are not named, because nobody chose them."""
+    fresh = Llmc(tmp_path / "fresh", llmc.cache)
+    write_texts(fresh.workspace / "mine")
+    (fresh.workspace / "tiny.toml").write_text(PRESET)
+    for name in others:
+        (fresh.workspace / name).parent.mkdir()
+        (fresh.workspace / name).write_bytes((llmc.workspace / name).read_bytes())
+    ok(fresh("prepare", "mine", "--tokenizer", "bpe:270"))
+    said = fresh("train", "--config", "tiny.toml")
+    assert "no model in models" in assert_one_sentence(said, 3)
+    assert printed(said.stderr) == [["prepare", "data/mine", "--model", "random:tiny.toml"]]
+    walk(fresh, "train", "--config", "tiny.toml", code=3)
+    ok(fresh("train", "--config", "tiny.toml", "--steps", "1"))
+
+
+def test_the_weights_of_a_preset_are_made_for_the_tokens_of_the_data(llmc: Llmc) -> None:
+    shape = ("--layers", "1", "--heads", "1", "--channels", "8", "--context", "24")
+    ok(llmc("export-weights", "random", *shape, "--vocab-size", "300", "--out", "wide.bin"))
+    said = llmc("train", "--config", "tiny.toml", "--model", "wide.bin")
+    assert printed(said.stderr)[0][2:4] == ["--vocab-size", "257"]
+
+
 def test_a_context_below_the_default_needs_no_flag(llmc: Llmc) -> None:
     shape = ("--layers", "1", "--heads", "2", "--channels", "16", "--context", "24")
     walk(llmc, "export-weights", "random", *shape, "--vocab-size", "257", "--out", "small.bin")

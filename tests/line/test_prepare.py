@@ -231,3 +231,19 @@ def test_prepare_takes_the_options_of_tokenize(llmc: Llmc) -> None:
 
 def test_a_copied_workspace_has_the_same_text(llmc: Llmc) -> None:
     assert "is tokenized and whole" in ok(llmc("prepare", "texts", *FLAGS)).stderr
+
+
+def test_a_preset_s_tokenizer_is_as_large_as_a_small_text_yields(
+    tmp_path: Path, cache: Path
+) -> None:
+    """Nobody named its size: the text is prepared, and found again."""
+    llmc = empty_workspace(tmp_path / "workspace", cache)
+    (llmc.workspace / "note.txt").write_text("A sentence is a text too.\n")
+    words = ("prepare", "note.txt", "--model", "random:stories-1m")
+    assert "it yields" in ok(llmc(*words)).stderr
+    made = load_manifest(llmc.workspace / "data" / "note").tokenizer
+    assert made.asked == 1024 and made.vocab_size < 300
+    assert read_header(llmc.workspace / "models/stories-1m-note.bin").config.vocab_size < 300
+    assert "data/note is tokenized and whole" in ok(llmc(*words)).stderr
+    named = llmc("prepare", "note.txt", "--tokenizer", "bpe:1024", "--out", "data/named")
+    assert "choose a smaller one" in assert_one_sentence(named, 1)

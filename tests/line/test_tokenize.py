@@ -334,6 +334,21 @@ def test_options_for_text_are_refused_with_token_files(llmc: Llmc, flags: tuple[
     assert flags[0] in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("separator", "occurs"),
+    [("paragraph", False), ("blank-line", False), ("end", True), ("line", True), ("file", True)],
+)
+def test_a_separator_that_occurs_nowhere_is_said(
+    llmc: Llmc, separator: str, *, occurs: bool
+) -> None:
+    """A word for a unit that llmc does not know is a separator like any other."""
+    (llmc.workspace / "one.txt").write_text("a text and its end")
+    (llmc.workspace / "two.txt").write_text("another text, " * 9)
+    words = ("--documents", separator, "--tokenizer", "byte", "--out", "data/apart")
+    said = ok(llmc("tokenize", "one.txt", "two.txt", *words)).stderr
+    assert (f"'{separator}' (--documents) occurs nowhere" in said) != occurs
+
+
 def test_the_fitting_tokenizer_follows_the_size_of_the_text_not_of_its_file(
     here: Context, llmc: Llmc, tmp_path: Path
 ) -> None:

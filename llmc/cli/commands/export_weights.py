@@ -179,7 +179,7 @@ def _offer_upload(ctx: Context, export: Export, license: str | None) -> None:
 
 def _next(ctx: Context, export: Export, preset: str) -> str:
     """Return the command that trains a checkpoint, or writes with it where no dataset fits."""
-    from llmc.train.start import dataset_for
+    from llmc.train.match import dataset_for
     from llmc.weights.checkpoint import read_header
     from llmc.weights.tokenizer import tokenizer_of
 

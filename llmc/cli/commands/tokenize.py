@@ -12,9 +12,7 @@ from llmc.cli.options import argument
 from llmc.cli.tokenizing import options_of, with_tokenizing
 from llmc.tokens import dataset
 from llmc.tokens.manifest import Manifest
-from llmc.train.start import model_for
-
-SMALL = "stories-1m"  # the preset of a model for a dataset that has none
+from llmc.train.match import SMALL, model_for
 
 Inputs = Annotated[
     list[str],

@@ -19,7 +19,7 @@ from llmc.cli.views.dry_run import (
     print_memory,
 )
 from llmc.cli.views.result import result_fields
-from llmc.cli.views.training import choose_view, summary
+from llmc.cli.views.training import LiveView, choose_view, summary
 from llmc.cli.views.watched import Watched
 from llmc.config import DATA, LENGTH, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.engine.launcher import Launch, launch_of
@@ -171,6 +171,8 @@ def train(
     elif (choice := _choice(ctx, inputs, settings, budget, threads=threads, how=how)) is not None:
         inputs = choice.inputs
     shown = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
+    if isinstance(shown, LiveView):
+        ui.print_above(shown.console)
     given: dict[str, Any] = {"resume": resume, "threads": threads, "launch": how, "report": ui}
     with Watched(shown) as view:
         result = run_train(ctx.workspace, settings, inputs, on_event=view.update, **given)

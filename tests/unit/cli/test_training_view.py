@@ -321,6 +321,15 @@ def test_ctrl_c_leaves_no_piece_of_a_picture(workspace: Llmc, columns: int) -> N
     assert person.code == 130
 
 
+def test_what_is_said_during_the_run_stands_above_the_picture(workspace: Llmc) -> None:
+    flags = ["--schedule", "wsd", "--decay", "0.4", "--max-time", "2s", "--steps", "1000000"]
+    shown = in_terminal(workspace, 80, "train", *flags, "--run", "said", "--val-every", "0")
+    screen = Screen(80).shown(shown)
+    assert sum("╭" in line for line in screen) == sum("╯" in line for line in screen) == 1
+    before = "".join(screen[: next(at for at, line in enumerate(screen) if "╭" in line)])
+    assert "the learning rate decays from step" in before
+
+
 def test_the_losses_are_drawn_at_the_end_where_the_picture_had_no_room(workspace: Llmc) -> None:
     flags = ["--steps", "40", "--run", "low"]
     shown = in_terminal(workspace, 80, "train", "--config", "tiny.toml", *flags, lines=10)

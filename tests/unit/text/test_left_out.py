@@ -16,6 +16,7 @@ import pytest
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.text.examine import LeftOut, lines_of
+from llmc.text.reading import Reading
 from llmc.text.source import documents_of, open_source
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
@@ -149,6 +150,16 @@ def test_links_pipes_and_what_is_not_allowed(folder: Path, monkeypatch: pytest.M
     }.items():
         with pytest.raises(BadData, match=f"{name}.*{words}"):
             open_source(Workspace(Path()), [f"notes/{name}"])
+
+
+def test_a_parquet_table_of_numbers_among_texts_is_left_out(folder: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"a": [1, 2], "b": [3, 4]}), folder / "x.parquet")
+    assert "no column 'text'" in left_out("notes")["notes/x.parquet"]
+    with pytest.raises(BadData, match=r"--field \(there: 'a', 'b'\)"):
+        open_source(Workspace(Path()), ["notes/x.parquet"])
+    with pytest.raises(BadData, match="no column 'story'"):  # a wish is not passed over
+        open_source(Workspace(Path()), ["notes"], Reading(field=("story",)))
 
 
 def test_a_terminal_shows_ten() -> None:

@@ -17,7 +17,7 @@ import pytest
 import llmc.tokens.bpe as under_test
 from llmc.errors import BadData
 from llmc.report import Advance, Unit
-from llmc.tokens.bpe import train_bpe
+from llmc.tokens.bpe import _words, train_bpe
 from tests.conftest import Llmc
 
 DOCUMENTS = [
@@ -72,6 +72,20 @@ def test_pieces_and_a_process_of_its_own_change_nothing(
 def test_a_small_text_is_learnt_from_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
     train_bpe(DOCUMENTS[:1], 300)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("run", ["acgt" * 100, "0123456789" * 40, "-" * 400, "语言" * 200])
+def test_a_run_without_a_space_is_learnt_from_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    """The library takes minutes for a run of 300,000 characters, such as DNA."""
+    ordinary = "words of a text " * 20
+    assert [*_words([ordinary])] == [ordinary]
+    monkeypatch.setattr(under_test, "LONGEST_WORD", 100)
+    assert [*_words([ordinary])] == [ordinary]
+    text = f"{ordinary}{run} {ordinary}"
+    assert "".join(parts := [*_words([text])]) == text
+    assert [len(part) for part in parts] == [len(ordinary) + 100, 100, 100, 101 + len(ordinary)]
 
 
 def test_half_a_surrogate_pair_is_text_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from llmc.errors import Usage
 from llmc.paths import Workspace
-from llmc.tokens.dataset import tokenize
+from llmc.tokens.dataset import find_tokenized, tokenize
 from llmc.tokens.options import TokenizeOptions
 
 
@@ -49,3 +49,20 @@ def test_a_folder_is_the_same_text_however_it_is_spelled(
     (tmp_path / "texts" / "a.txt").write_text("other text")
     with pytest.raises(Usage, match="--force"):
         tokenized("texts")
+
+
+def test_the_default_takes_the_tokens_that_a_repetitive_text_yields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 KB fit 512 tokens; this text has fewer words. The same call finds its dataset again."""
+    monkeypatch.chdir(tmp_path)
+    Path("log.txt").write_text("0 ok\n" * 6000)
+    auto = TokenizeOptions(tokenizer="auto")
+    made = tokenize(Workspace(tmp_path), ["log.txt"], auto).manifest
+    assert (made.tokenizer.asked, made.tokenizer.vocab_size) == (512, 259)
+    assert made.load_tokenizer().fingerprint == made.tokenizer.fingerprint
+    again = find_tokenized(Workspace(tmp_path), ["log.txt"], auto)
+    assert again is not None and again.tokenizer == made.tokenizer
+    assert tokenize(Workspace(tmp_path), ["log.txt"], auto).manifest == made
+    with pytest.raises(Usage, match="another tokenizer"):  # who names 512 tokens gets them or none
+        tokenize(Workspace(tmp_path), ["log.txt"], TokenizeOptions(tokenizer="bpe:512"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,38 @@ def test_a_single_document_begins_the_training_split(
     made = tokenize(Workspace(tmp_path), [str(tmp_path / "a.txt")], options).manifest
     assert read_tokens(made.train_path)[0] == made.tokenizer.eot
     assert made.val.tokens > 0
+
+
+def test_memory_does_not_grow_with_the_number_of_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of lines has millions of documents; those that cannot be chosen are forgotten."""
+    lines = np.random.default_rng(1).integers(1, V, (100_000, 4))
+    lines[:, 0] = EOT
+    files = written(tmp_path, lines.ravel())
+    monkeypatch.setattr(split, "SLICE", 1 << 15)
+    tracemalloc.start()
+    try:
+        sample = draw(files, EOT, 1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sample.tokens == 1000 and sample.documents == 250
+    assert peak < 4e6, peak  # all documents at once take 10 MB
+
+
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=2, max_size=60),
+    share=st.integers(2, 12),
+    size=st.integers(1, 50),
+)
+def test_documents_are_looked_at_in_pieces_of_any_size(
+    lengths: list[int], share: int, size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    files = written(tmp_path_factory.mktemp("split"), stream(lengths))
+    whole = draw(files, EOT, sum(lengths) // share)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(split, "SLICE", size)
+        pieces = draw(files, EOT, sum(lengths) // share)
+    assert pieces.documents == whole.documents
+    assert pieces.bounds.tolist() == whole.bounds.tolist()

@@ -15,8 +15,9 @@ from llmc.tokens.dataset import tokenize
 from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.template import PLAIN
 from llmc.tokens.tokenizer import load_tokenizer
+from llmc.train.match import check_match
 from llmc.train.mixture import Named
-from llmc.train.start import check_match, find_data
+from llmc.train.start import find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 from llmc.weights.export import export_weights
 from tests.helpers.workspace import write_texts
