@@ -59,9 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_network() -> Iterator[None]:
-    """Keep every test, and every process it starts, on this machine."""
+def alone() -> Iterator[None]:
+    """Keep tests, and processes they start, on this machine, without the settings of the shell."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(OURS)]:
+            if not name.startswith("LLMC_TEST_"):
+                patch.delenv(name)
         for name, value in NO_NETWORK.items():
             patch.setenv(name, value)
         patch.delenv("ALL_PROXY", raising=False)
