@@ -204,7 +204,9 @@ def _trained(
     made = train_bpe(texts, size, or_fewer=or_fewer, total=total, report=report)
     whole = made if template is None else for_chat(made, template)
     if whole.vocab_size < vocab_size:
-        report.note(f"the text repeats itself: it yields {whole.vocab_size:,} tokens")
+        report.note(
+            f"the text yields only {whole.vocab_size:,} tokens: it is short, or repeats itself"
+        )
     return whole
 
 

@@ -341,7 +341,8 @@ def choose_encoder(
     scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
     fault = _unlike_gigatoken(tokenizer)
     if scheme is None or special or fault:
-        fault = fault or f"gigatoken does not support {tokenizer.name}"
+        unheld = "special tokens in a text" if special else tokenizer.name
+        fault = fault or f"gigatoken does not support {unheld}"
         return ChosenEncoder(exact, f"using tiktoken: {fault}")
     try:
         quick = fast_encoder(tokenizer, scheme, exact)

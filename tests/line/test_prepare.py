@@ -240,7 +240,7 @@ def test_a_preset_s_tokenizer_is_as_large_as_a_small_text_yields(
     llmc = empty_workspace(tmp_path / "workspace", cache)
     (llmc.workspace / "note.txt").write_text("A sentence is a text too.\n")
     words = ("prepare", "note.txt", "--model", "random:stories-1m")
-    assert "it yields" in ok(llmc(*words)).stderr
+    assert "the text yields only" in ok(llmc(*words)).stderr
     made = load_manifest(llmc.workspace / "data" / "note").tokenizer
     assert made.asked == 1024 and made.vocab_size < 300
     assert read_header(llmc.workspace / "models/stories-1m-note.bin").config.vocab_size < 300

@@ -20,7 +20,7 @@ from tests.helpers.places import ROOT
 
 QUOTED = re.compile(r"'(llmc [^']*)'")
 # "'llmc tokenize' reads it" names a command and does not ask for it.
-MENTIONED = re.compile(r"'llmc [^']*' (reads|prints|wrote|trains|makes|lists|looks)\b")
+MENTIONED = re.compile(r"'llmc [^']*' (reads|prints|wrote|trains|makes|lists|looks|compares)\b")
 MENTIONED_AFTER = (
     "by 'llmc tokenize'",
     "that 'llmc fetch'",
