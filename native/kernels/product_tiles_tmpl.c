@@ -335,8 +335,9 @@ INLINE void tiled_pack_pairs(const struct Gemm *gemm, const struct ProductClaims
   tiled_pack_block(gemm, claims, block, thread, threads, 1);
 }
 
-INLINE void tiled_multiply_pairs(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, float *own,
-                                 struct Part part) {
+/* A function of its own, so that its loop has all registers. */
+__attribute__((noinline)) static void tiled_multiply_pairs(const struct Gemm *gemm, const struct ProductClaims *claims,
+                                                           struct Block block, float *own, struct Part part) {
   tiled_part(gemm, claims, block, own, part, 1);
 }
 
@@ -345,8 +346,8 @@ INLINE void tiled_pack_floats(const struct Gemm *gemm, const struct ProductClaim
   tiled_pack_block(gemm, claims, block, thread, threads, FLOAT_PARTS);
 }
 
-INLINE void tiled_multiply_floats(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, float *own,
-                                  struct Part part) {
+__attribute__((noinline)) static void tiled_multiply_floats(const struct Gemm *gemm, const struct ProductClaims *claims,
+                                                            struct Block block, float *own, struct Part part) {
   tiled_part(gemm, claims, block, own, part, FLOAT_PARTS);
 }
 

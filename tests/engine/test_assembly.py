@@ -226,7 +226,7 @@ def test_the_tile_stays_in_registers(tile: Tile, assembly: Assembly) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "task", ["product_tiles_task", "attention_forward_task", "attention_backward_task"]
+    "task", ["tiled_multiply_pairs", "attention_forward_task", "attention_backward_task"]
 )
 def test_a_step_of_amx_multiplies_two_tiles_by_two(task: str, assembly: Assembly) -> None:
     """Tiles 0 to 3 are the sums, 4 to 7 the factors; nothing else happens between the products."""
