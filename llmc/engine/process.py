@@ -189,7 +189,7 @@ class Engine:
         """Yield the JSON object of each line of stdout as it comes.
 
         Raises:
-            LlmcError: the engine failed, or printed a line that is not JSON object.
+            LlmcError: the engine failed, or printed a line that is not a JSON object.
         """
         return (event for event in self.watched_events() if event is not None)
 

@@ -225,7 +225,7 @@ def load_manifest(folder: Path) -> Manifest:
 def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[str]]:
     """Read a manifest: a :data:`llmc.kinds.Scan`.
 
-    It returns the fields as format 2 has them, empty if the file is not JSON object. ``train``
+    It returns the fields as format 2 has them, empty if the file is not a JSON object. ``train``
     and ``val`` are lists of whole entries; others are left out, with a problem for each.
     """
     try:
@@ -237,7 +237,7 @@ def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[st
         return {}, [f"cannot read {name} ({error}); run 'llmc tokenize PATH' again"]
     if isinstance(fields, dict) and "source" in fields:  # older versions recorded whole addresses
         fields["source"] = all_without_secrets(fields["source"])
-    found = [] if isinstance(fields, dict) else [f"it is not JSON object but {fields!r:.40}"]
+    found = [] if isinstance(fields, dict) else [f"it is not a JSON object but {fields!r:.40}"]
     if not found:
         if fields.get("format") == OLD_FORMAT:
             fields |= {split: [fields.get(split)] for split in SPLITS}

@@ -206,7 +206,7 @@ def _of_json(path: Path) -> Tokenizer:
     with broken_explained(f"the tokenizer {path}", _ADVICE):
         table: Any = read_json(path)
         if not isinstance(table, Mapping):
-            raise TypeError("it is not JSON object")
+            raise TypeError("it is not a JSON object")
         if MARK in table:
             return from_document(table)
     if _is_record(path):

@@ -203,11 +203,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         OSError: it cannot be read.
         ValueError: it is not JSON.
-        TypeError: it is not JSON object.
+        TypeError: it is not a JSON object.
     """
     record = read_json(folder / RECORD)
     if not isinstance(record, dict):
-        raise TypeError("it is not JSON object")
+        raise TypeError("it is not a JSON object")
     return record
 
 
