@@ -26,7 +26,7 @@ from llmc.cli.completion import add_completion, command_items
 from llmc.cli.context import Context
 from llmc.cli.help import GLOBAL, command_page, main_page
 from llmc.cli.ranks import leave, take_part
-from llmc.cli.streams import Output, discard, open_closed_streams
+from llmc.cli.streams import Output, discard, drop_unwritten_messages, open_closed_streams
 from llmc.cli.suggestions import nearest_flag
 from llmc.cli.ui import Ui
 from llmc.errors import BUG, ExitCode, Interrupted, LlmcError
@@ -224,6 +224,7 @@ def main() -> None:
     if (reason := output.failure()) is not None:
         code = code or _code_of_output(ui, reason)
     leave(args, code)
+    drop_unwritten_messages()
     sys.exit(code)
 
 

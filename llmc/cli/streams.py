@@ -22,6 +22,18 @@ def discard(stream: TextIO) -> None:
         raw.failure = None
 
 
+def drop_unwritten_messages() -> None:
+    """Drop what stderr holds and cannot be written: Python would fail at its end (exit code 120).
+
+    Nobody can be told, and what the command did is not less done.
+    """
+    try:
+        sys.stderr.flush()
+    except OSError:
+        with suppress(OSError, AttributeError):
+            discard(sys.stderr)
+
+
 def open_closed_streams() -> None:
     """Open what the shell closed (``>&-``), so that no file gets the number of a stream.
 

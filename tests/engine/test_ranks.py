@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -295,7 +296,9 @@ def test_a_library_that_is_no_mpi_library_is_refused(native: Native, tmp_path: P
 
 
 def test_a_launcher_without_its_library_is_refused(native: Native, tmp_path: Path) -> None:
-    known = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
+    # A user's PATH need not have the folder of ldconfig; macOS has none.
+    ldconfig = shutil.which("ldconfig", path=f"{os.environ['PATH']}:/sbin:/usr/sbin") or "true"
+    known = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False).stdout
     if re.search(r"libmpi(ch|_abi)?\.(so\.)?1", known):
         pytest.skip("the system has an MPI library of its own")
     folder = tmp_path / "mpi"
