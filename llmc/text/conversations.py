@@ -89,11 +89,14 @@ def _is_conversation(record: Mapping[str, Any]) -> bool:
 def _is_rendering(text: str, record: Mapping[str, Any]) -> bool:
     """Return whether a text holds all that is said in a record's conversation.
 
-    Such a text is what a template of others made of it, as in the Alpaca data of the hub.
+    Such a text is what a template of others made of it, as in the Alpaca data of the hub. Beside a
+    conversation without an answer, a text is what the record has to say.
     """
     try:
         found = conversation_in(record)
     except NoText:
+        return False
+    if not any(_is_learnt(message) for message in found):
         return False
     said = [message.content for message in found if message.role != SYSTEM]
     paragraphs = [part.strip() for content in said for part in content.split("\n\n")]

@@ -142,6 +142,13 @@ def test_a_text_that_renders_the_conversation_beside_it_is_not_read() -> None:
     assert is_packed(document_of(about, ()))
 
 
+@pytest.mark.parametrize("question", ["", "A"])
+def test_a_text_beside_an_empty_answer_is_read(question: str) -> None:
+    """All that is said stands in it, and it would be lost without a word."""
+    for record in ({"question": question, "answer": ""}, {"prompt": question, "completion": " "}):
+        assert document_of(record | {"text": "A long story."}, ()) == "A long story."
+
+
 def test_any_other_text_beside_a_conversation_is_read() -> None:
     passage = {"question": "When?", "answer": "2000", "text": "It began in 2000."}
     assert document_of(passage, ()) == "It began in 2000."
